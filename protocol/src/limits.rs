@@ -1,0 +1,35 @@
+//! Every limit of the hand-over in one place. A value beyond its limit ends the peer that sent it.
+
+/// Bytes of a frame, header included.
+pub const MAX_FRAME: usize = 16 * 1024;
+/// File descriptors of one frame.
+pub const MAX_FDS: usize = 16;
+/// vCPUs of a VM.
+pub const MAX_CPUS: u8 = 32;
+/// Guest memory regions (below and above the hole; the rest is for later).
+pub const MAX_REGIONS: usize = 4;
+/// Devices of a VM: the device numbers 1 to 31 of PCI bus 0.
+pub const MAX_DEVICES: usize = 31;
+/// Bytes of the kernel command line, without the terminating zero (`COMMAND_LINE_SIZE` of x86 is 2048).
+pub const MAX_COMMAND_LINE: usize = 2047;
+/// Virtqueues of one device.
+pub const MAX_QUEUES: u16 = 64;
+/// Descriptors of one virtqueue (virtio allows 32768; stock drivers gain nothing beyond this).
+pub const MAX_QUEUE_SIZE: u16 = 1024;
+/// Bytes of a device's name, as in `blk0`.
+pub const MAX_NAME: usize = 32;
+/// Bytes of a line of text meant for a person.
+pub const MAX_TEXT: usize = 1024;
+/// Bytes of a virtio-blk serial (virtio 1.3, 5.2.6, `VIRTIO_BLK_T_GET_ID`).
+pub const MAX_SERIAL: usize = 20;
+/// Entries of a list of counters or of lacking layers.
+pub const MAX_ENTRIES: usize = 64;
+/// The smallest guest memory, in bytes.
+pub const MIN_MEMORY: u64 = 128 << 20;
+/// The largest guest memory, in bytes: with the devices' window it stays inside 39 address bits, which
+/// every x86-64 processor with nested paging has.
+pub const MAX_MEMORY: u64 = 384 << 30;
+/// The longest that the core may wait for one reply of a back end, in milliseconds.
+pub const MAX_DEADLINE_MS: u32 = 60_000;
+/// The default of the same.
+pub const DEFAULT_DEADLINE_MS: u32 = 5_000;

@@ -1,0 +1,247 @@
+//! Core to launcher, and the answers that devices give in the same words.
+
+use super::{entries, short};
+use crate::{Error, Fields, Message, Phase, fields, limits};
+use bincode::{Decode, Encode};
+
+const READY: u16 = 0x0201;
+const FAILED: u16 = 0x0202;
+const EXITED: u16 = 0x0203;
+const COUNTERS: u16 = 0x0204;
+const DEVICE_LOST: u16 = 0x0205;
+const RECONNECTED: u16 = 0x0206;
+
+/// What the core tells the launcher. It can ask for nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FromCore {
+    /// Set up, every thread in its serving filter; the guest runs from here on.
+    Ready(Ready),
+    /// It gives up; the process ends.
+    Failed(Failure),
+    /// The guest ended the machine.
+    Exited(Exit),
+    /// Answer to `Query`.
+    Counters(Counters),
+    /// A back end is gone: said once for each connection, whether it failed while serving or while the device was
+    /// being set up on it. What the guest had set up waits for a successor ([`crate::ToCore::Reconnect`]); where the
+    /// two had no in-flight tracking, the guest sees `DEVICE_NEEDS_RESET`.
+    DeviceLost(DeviceLost),
+    /// A successor serves the device. Since minor version 1.
+    Reconnected(Reconnected),
+}
+
+/// Which device goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct Reconnected {
+    /// Its PCI device number.
+    pub slot: u8,
+}
+
+/// A program is set up.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Ready {
+    /// The landlock ABI in force, 0 for none.
+    pub landlock_abi: u8,
+    /// Layers that the host lacks, a line each.
+    pub lacking: Vec<String>,
+}
+
+/// A program gives up.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Failure {
+    /// Decides the launcher's exit code.
+    pub kind: FailureKind,
+    /// One line for a person.
+    pub text: String,
+}
+
+/// What failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub enum FailureKind {
+    /// A bug, or a system call that should not fail.
+    Internal,
+    /// The hand-over was malformed.
+    HandOver,
+    /// The kernel image cannot be used.
+    Kernel,
+    /// The initrd cannot be used.
+    Initrd,
+    /// Guest memory cannot be used.
+    Memory,
+    /// KVM lacks something.
+    Kvm,
+    /// A required layer of the sandbox is missing.
+    Sandbox,
+    /// A back end failed.
+    Device,
+    /// The device's resource cannot be used.
+    Resource,
+}
+
+/// How the guest ended the machine.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Exit {
+    /// Powered off.
+    PowerOff,
+    /// Asked for a reset.
+    Reset,
+    /// Triple fault or a state in which KVM cannot go on; the text says which.
+    GuestCrash(String),
+}
+
+/// Counters by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Counters {
+    /// In a fixed order.
+    pub entries: Vec<Counter>,
+}
+
+/// One counter.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Counter {
+    /// Its name.
+    pub name: String,
+    /// Its value since the start.
+    pub value: u64,
+}
+
+/// A back end is gone.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct DeviceLost {
+    /// Its PCI device number.
+    pub slot: u8,
+    /// Why, in one line.
+    pub text: String,
+}
+
+impl Ready {
+    pub(super) fn check(&self) -> Result<(), Error> {
+        entries(self.lacking.len())?;
+        self.lacking.iter().try_for_each(|line| text(line))
+    }
+}
+
+impl Failure {
+    /// The failure in one line of at most [`limits::MAX_TEXT`] bytes, whatever `text` is.
+    #[must_use]
+    pub fn new(kind: FailureKind, text: &str) -> Self {
+        Self { kind, text: one_line(text) }
+    }
+
+    pub(super) fn check(&self) -> Result<(), Error> {
+        text(&self.text)
+    }
+}
+
+impl Counters {
+    pub(super) fn check(&self) -> Result<(), Error> {
+        entries(self.entries.len())?;
+        self.entries.iter().try_for_each(|counter| super::name(&counter.name))
+    }
+}
+
+impl Exit {
+    /// A crash in one line of at most [`limits::MAX_TEXT`] bytes, whatever `text` is.
+    #[must_use]
+    pub fn crash(text: &str) -> Self {
+        Self::GuestCrash(one_line(text))
+    }
+}
+
+impl DeviceLost {
+    /// The loss in one line of at most [`limits::MAX_TEXT`] bytes, whatever `text` is.
+    #[must_use]
+    pub fn new(slot: u8, text: &str) -> Self {
+        Self { slot, text: one_line(text) }
+    }
+}
+
+/// `text` without control characters, cut at a character's boundary.
+fn one_line(text: &str) -> String {
+    let mut line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    line.truncate(line.floor_char_boundary(limits::MAX_TEXT));
+    line
+}
+
+fn text(text: &str) -> Result<(), Error> {
+    short("length of a text", text, limits::MAX_TEXT, "at most 1024")
+}
+
+impl FromCore {
+    fn check(&self) -> Result<(), Error> {
+        match self {
+            Self::Ready(ready) => ready.check(),
+            Self::Failed(failure) => failure.check(),
+            Self::Exited(Exit::GuestCrash(line)) => text(line),
+            Self::Exited(_) => Ok(()),
+            Self::Counters(counters) => counters.check(),
+            Self::DeviceLost(lost) => text(&lost.text),
+            Self::Reconnected(device) => super::slot(device.slot),
+        }
+    }
+}
+
+impl Message for FromCore {
+    fn kind(&self) -> u16 {
+        match self {
+            Self::Ready(_) => READY,
+            Self::Failed(_) => FAILED,
+            Self::Exited(_) => EXITED,
+            Self::Counters(_) => COUNTERS,
+            Self::DeviceLost(_) => DEVICE_LOST,
+            Self::Reconnected(_) => RECONNECTED,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Ready(_) => "Ready",
+            Self::Failed(_) => "Failed",
+            Self::Exited(_) => "Exited",
+            Self::Counters(_) => "Counters",
+            Self::DeviceLost(_) => "DeviceLost",
+            Self::Reconnected(_) => "Reconnected",
+        }
+    }
+
+    fn fds(&self) -> usize {
+        0
+    }
+
+    fn allowed(&self, phase: Phase) -> bool {
+        match self {
+            Self::Ready(_) => phase == Phase::HandOver,
+            Self::Failed(_) => true,
+            Self::Exited(_) | Self::Counters(_) | Self::DeviceLost(_) | Self::Reconnected(_) => {
+                phase == Phase::Serving
+            }
+        }
+    }
+
+    fn encode(&self) -> Result<Vec<u8>, Error> {
+        self.check()?;
+        let (name, none) = (self.name(), Fields::default());
+        match self {
+            Self::Ready(ready) => fields::encode(name, ready, &none),
+            Self::Failed(failure) => fields::encode(name, failure, &none),
+            Self::Exited(exit) => fields::encode(name, exit, &none),
+            Self::Counters(counters) => fields::encode(name, counters, &none),
+            Self::DeviceLost(lost) => fields::encode(name, lost, &none),
+            Self::Reconnected(device) => fields::encode(name, device, &none),
+        }
+    }
+
+    fn decode(kind: u16, body: &[u8]) -> Result<Self, Error> {
+        let message = match kind {
+            READY => Self::Ready(fields::decode_body("Ready", body)?.0),
+            FAILED => Self::Failed(fields::decode_body("Failed", body)?.0),
+            EXITED => Self::Exited(fields::decode_body("Exited", body)?.0),
+            COUNTERS => Self::Counters(fields::decode_body("Counters", body)?.0),
+            DEVICE_LOST => Self::DeviceLost(fields::decode_body("DeviceLost", body)?.0),
+            RECONNECTED => Self::Reconnected(fields::decode_body("Reconnected", body)?.0),
+            kind => return Err(Error::Kind { kind }),
+        };
+        message.check()?;
+        Ok(message)
+    }
+}

@@ -1,0 +1,80 @@
+//! Device to launcher. A device can report; it can ask for nothing.
+
+use super::from_core::{Counters, Failure, Ready};
+use crate::{Error, Fields, Message, Phase, fields};
+
+const READY: u16 = 0x0401;
+const FAILED: u16 = 0x0402;
+const COUNTERS: u16 = 0x0403;
+
+/// What a device tells the launcher.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FromDevice {
+    /// Its resource is checked and its vhost-user socket is being served.
+    Ready(Ready),
+    /// It gives up; the process ends.
+    Failed(Failure),
+    /// Answer to `Query`.
+    Counters(Counters),
+}
+
+impl FromDevice {
+    fn check(&self) -> Result<(), Error> {
+        match self {
+            Self::Ready(ready) => ready.check(),
+            Self::Failed(failure) => failure.check(),
+            Self::Counters(counters) => counters.check(),
+        }
+    }
+}
+
+impl Message for FromDevice {
+    fn kind(&self) -> u16 {
+        match self {
+            Self::Ready(_) => READY,
+            Self::Failed(_) => FAILED,
+            Self::Counters(_) => COUNTERS,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Ready(_) => "Ready",
+            Self::Failed(_) => "Failed",
+            Self::Counters(_) => "Counters",
+        }
+    }
+
+    fn fds(&self) -> usize {
+        0
+    }
+
+    fn allowed(&self, phase: Phase) -> bool {
+        match self {
+            Self::Ready(_) => phase == Phase::HandOver,
+            Self::Failed(_) => true,
+            Self::Counters(_) => phase == Phase::Serving,
+        }
+    }
+
+    fn encode(&self) -> Result<Vec<u8>, Error> {
+        self.check()?;
+        let (name, none) = (self.name(), Fields::default());
+        match self {
+            Self::Ready(ready) => fields::encode(name, ready, &none),
+            Self::Failed(failure) => fields::encode(name, failure, &none),
+            Self::Counters(counters) => fields::encode(name, counters, &none),
+        }
+    }
+
+    fn decode(kind: u16, body: &[u8]) -> Result<Self, Error> {
+        let message = match kind {
+            READY => Self::Ready(fields::decode_body("Ready", body)?.0),
+            FAILED => Self::Failed(fields::decode_body("Failed", body)?.0),
+            COUNTERS => Self::Counters(fields::decode_body("Counters", body)?.0),
+            kind => return Err(Error::Kind { kind }),
+        };
+        message.check()?;
+        Ok(message)
+    }
+}

@@ -1,0 +1,131 @@
+//! Launcher to its spawner, and back. The spawner holds what it takes to spawn each device program of the machine again;
+//! all that it can be asked is to do so, by number.
+
+use super::from_core::Failure;
+use crate::{Error, Fields, Message, Phase, fields};
+use bincode::{Decode, Encode};
+
+const RESPAWN: u16 = 0x0501;
+const SPAWNED: u16 = 0x0601;
+const FAILED: u16 = 0x0602;
+
+/// What the launcher tells its spawner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ToSpawner {
+    /// Spawn this device's program.
+    Respawn(Respawn),
+}
+
+/// Which device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct Respawn {
+    /// Its number among those of the spawner, from 0.
+    pub device: u8,
+}
+
+/// What the spawner answers, once for each request, in their order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FromSpawner {
+    /// It runs, a child of the launcher's. Descriptors: its pidfd, the launcher's end of its control channel, the
+    /// reading end of its log, the core's end of its vhost-user connection.
+    Spawned(Spawned),
+    /// It does not.
+    Failed(SpawnFailed),
+}
+
+/// A program that was spawned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct Spawned {
+    /// As asked.
+    pub device: u8,
+    /// Its pid, as the launcher sees it.
+    pub pid: i32,
+}
+
+/// A program that was not.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct SpawnFailed {
+    /// As asked.
+    pub device: u8,
+    /// Why.
+    pub failure: Failure,
+}
+
+impl Message for ToSpawner {
+    fn kind(&self) -> u16 {
+        RESPAWN
+    }
+
+    fn name(&self) -> &'static str {
+        "Respawn"
+    }
+
+    fn fds(&self) -> usize {
+        0
+    }
+
+    fn allowed(&self, phase: Phase) -> bool {
+        phase == Phase::Serving
+    }
+
+    fn encode(&self) -> Result<Vec<u8>, Error> {
+        let Self::Respawn(respawn) = self;
+        fields::encode(self.name(), respawn, &Fields::default())
+    }
+
+    fn decode(kind: u16, body: &[u8]) -> Result<Self, Error> {
+        match kind {
+            RESPAWN => Ok(Self::Respawn(fields::decode_body("Respawn", body)?.0)),
+            kind => Err(Error::Kind { kind }),
+        }
+    }
+}
+
+impl Message for FromSpawner {
+    fn kind(&self) -> u16 {
+        match self {
+            Self::Spawned(_) => SPAWNED,
+            Self::Failed(_) => FAILED,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Spawned(_) => "Spawned",
+            Self::Failed(_) => "SpawnFailed",
+        }
+    }
+
+    fn fds(&self) -> usize {
+        match self {
+            Self::Spawned(_) => 4,
+            Self::Failed(_) => 0,
+        }
+    }
+
+    fn allowed(&self, phase: Phase) -> bool {
+        phase == Phase::Serving
+    }
+
+    fn encode(&self) -> Result<Vec<u8>, Error> {
+        match self {
+            Self::Spawned(spawned) => fields::encode(self.name(), spawned, &Fields::default()),
+            Self::Failed(failed) => {
+                failed.failure.check()?;
+                fields::encode(self.name(), failed, &Fields::default())
+            }
+        }
+    }
+
+    fn decode(kind: u16, body: &[u8]) -> Result<Self, Error> {
+        match kind {
+            SPAWNED => Ok(Self::Spawned(fields::decode_body("Spawned", body)?.0)),
+            FAILED => {
+                let (failed, _) = fields::decode_body::<SpawnFailed>("SpawnFailed", body)?;
+                failed.failure.check()?;
+                Ok(Self::Failed(failed))
+            }
+            kind => Err(Error::Kind { kind }),
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Launcher to device.
+
+use super::{name, short, within};
+use crate::{Error, Fields, Message, Phase, fields, limits};
+use bincode::{Decode, Encode};
+
+const SETUP: u16 = 0x0301;
+const QUERY: u16 = 0x0302;
+const STOP: u16 = 0x0303;
+
+/// Optional field of [`BlkOptions`]: discard.
+const BLK_DISCARD: u16 = 1;
+
+/// What the launcher tells a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ToDevice {
+    /// What it serves. Descriptors: the vhost-user socket, the resource.
+    Setup(DeviceSetup),
+    /// Answer with `Counters`.
+    Query,
+    /// End now.
+    Stop,
+}
+
+/// What a device serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceSetup {
+    /// Its name in messages, as in `blk0`.
+    pub name: String,
+    /// By type of device.
+    pub options: DeviceOptions,
+}
+
+/// By type of device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeviceOptions {
+    /// virtio-blk.
+    Blk(BlkOptions),
+    /// virtio-rng, which has nothing to choose. Since minor version 1: an older program refuses it and understands its
+    /// own as before.
+    Rng,
+}
+
+/// A disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlkOptions {
+    /// Writes are refused.
+    pub readonly: bool,
+    /// The descriptor was opened with `O_DIRECT`.
+    pub direct: bool,
+    /// What `VIRTIO_BLK_T_GET_ID` answers: at most 20 bytes of ASCII.
+    pub serial: String,
+    /// Virtqueues offered.
+    pub queues: u16,
+    /// Largest size of each, a power of two.
+    pub queue_size: u16,
+    /// Whether discard and unmapping write-zeroes give the space back to the host. Optional field.
+    pub discard: bool,
+}
+
+/// The required part as it stands on the wire; the variant's number is the tag of the type.
+#[derive(Encode, Decode)]
+enum Wire {
+    Blk { readonly: bool, direct: bool, serial: String, queues: u16, queue_size: u16 },
+    Rng,
+}
+
+impl BlkOptions {
+    fn check(&self) -> Result<(), Error> {
+        short("length of the serial", &self.serial, limits::MAX_SERIAL, "at most 20")?;
+        within("number of queues", self.queues.into(), 1, limits::MAX_QUEUES.into(), "1 to 64")?;
+        let size = if self.queue_size.is_power_of_two() { self.queue_size } else { 0 };
+        within("size of a queue", size.into(), 2, limits::MAX_QUEUE_SIZE.into(), "a power of two up to 1024")
+    }
+}
+
+impl DeviceSetup {
+    fn check(&self) -> Result<(), Error> {
+        name(&self.name)?;
+        match &self.options {
+            DeviceOptions::Blk(blk) => blk.check(),
+            DeviceOptions::Rng => Ok(()),
+        }
+    }
+
+    fn encode(&self) -> Result<Vec<u8>, Error> {
+        match &self.options {
+            DeviceOptions::Blk(blk) => {
+                let (readonly, direct, serial) = (blk.readonly, blk.direct, blk.serial.clone());
+                let wire =
+                    Wire::Blk { readonly, direct, serial, queues: blk.queues, queue_size: blk.queue_size };
+                let fields = Fields::default().with(BLK_DISCARD, &blk.discard)?;
+                fields::encode("Setup", &(&self.name, wire), &fields)
+            }
+            DeviceOptions::Rng => fields::encode("Setup", &(&self.name, Wire::Rng), &Fields::default()),
+        }
+    }
+
+    fn decode(body: &[u8]) -> Result<Self, Error> {
+        let ((name, wire), fields) = fields::decode_body("Setup", body)?;
+        let options = match wire {
+            Wire::Blk { readonly, direct, serial, queues, queue_size } => {
+                let discard = fields.value(BLK_DISCARD, true)?;
+                DeviceOptions::Blk(BlkOptions { readonly, direct, serial, queues, queue_size, discard })
+            }
+            Wire::Rng => DeviceOptions::Rng,
+        };
+        Ok(Self { name, options })
+    }
+}
+
+impl Message for ToDevice {
+    fn kind(&self) -> u16 {
+        match self {
+            Self::Setup(_) => SETUP,
+            Self::Query => QUERY,
+            Self::Stop => STOP,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Setup(_) => "Setup",
+            Self::Query => "Query",
+            Self::Stop => "Stop",
+        }
+    }
+
+    fn fds(&self) -> usize {
+        match self {
+            Self::Setup(_) => 2,
+            _ => 0,
+        }
+    }
+
+    fn allowed(&self, phase: Phase) -> bool {
+        match self {
+            Self::Setup(_) => phase == Phase::HandOver,
+            Self::Query => phase == Phase::Serving,
+            Self::Stop => true,
+        }
+    }
+
+    fn encode(&self) -> Result<Vec<u8>, Error> {
+        match self {
+            Self::Setup(setup) => {
+                setup.check()?;
+                setup.encode()
+            }
+            _ => fields::encode(self.name(), &(), &Fields::default()),
+        }
+    }
+
+    fn decode(kind: u16, body: &[u8]) -> Result<Self, Error> {
+        Ok(match kind {
+            SETUP => {
+                let setup = DeviceSetup::decode(body)?;
+                setup.check()?;
+                Self::Setup(setup)
+            }
+            QUERY => Self::Query,
+            STOP => Self::Stop,
+            kind => return Err(Error::Kind { kind }),
+        })
+    }
+}

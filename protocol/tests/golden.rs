@@ -1,0 +1,179 @@
+//! Golden bytes of every message, and neighbours one minor version away.
+//!
+//! A change here is a change of the wire: add optional fields and kinds, never alter what stands.
+#![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
+
+use protocol::{
+    Abandon, AttachDevice, BlkOptions, CoreSetup, Counter, Counters, DeviceLost, DeviceOptions, DeviceSetup,
+    Error, Exit, Failure, FailureKind, FromCore, FromDevice, FromSpawner, MemoryRegion, Message, Ready,
+    Reconnect, Reconnected, Respawn, SpawnFailed, Spawned, ToCore, ToDevice, ToSpawner, limits,
+};
+use std::fmt::Debug;
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn golden<M: Message + PartialEq + Debug>(message: &M, kind: u16, bytes: &str) {
+    assert_eq!(message.kind(), kind, "{message:?}");
+    let body = message.encode().unwrap();
+    assert_eq!(hex(&body), bytes, "{message:?}");
+    assert_eq!(&M::decode(kind, &body).unwrap(), message);
+}
+
+fn setup() -> CoreSetup {
+    CoreSetup {
+        memory: vec![MemoryRegion { guest_phys: 0, size: 128 << 20 }],
+        cpus: 2,
+        command_line: "a=b".into(),
+        initrd: true,
+        console: false,
+    }
+}
+
+fn attach() -> AttachDevice {
+    AttachDevice {
+        slot: 1,
+        name: "blk0".into(),
+        virtio_type: 2,
+        queues: 2,
+        queue_size: 256,
+        deadline_ms: 1000,
+    }
+}
+
+fn blk() -> DeviceSetup {
+    let options = BlkOptions {
+        readonly: true,
+        direct: false,
+        serial: "s".into(),
+        queues: 1,
+        queue_size: 128,
+        discard: false,
+    };
+    DeviceSetup { name: "d".into(), options: DeviceOptions::Blk(options) }
+}
+
+fn rng() -> DeviceSetup {
+    DeviceSetup { name: "d".into(), options: DeviceOptions::Rng }
+}
+
+#[test]
+fn launcher_to_core() {
+    golden(&ToCore::Setup(setup()), 0x0101, "0100fc000000080203613d62010000");
+    golden(&ToCore::Attach(attach()), 0x0102, "0104626c6b300202fb0001010103fbe803");
+    golden(&ToCore::Start, 0x0103, "00");
+    golden(&ToCore::PowerButton, 0x0104, "00");
+    golden(&ToCore::Pause, 0x0105, "00");
+    golden(&ToCore::Resume, 0x0106, "00");
+    golden(&ToCore::Query, 0x0107, "00");
+    golden(&ToCore::Stop, 0x0108, "00");
+    golden(&ToCore::Reconnect(Reconnect { slot: 3 }), 0x0109, "0300");
+    golden(&ToCore::Abandon(Abandon { slot: 31 }), 0x010a, "1f00");
+}
+
+#[test]
+fn core_to_launcher() {
+    let ready = Ready { landlock_abi: 7, lacking: vec!["cgroup".into()] };
+    golden(&FromCore::Ready(ready), 0x0201, "0701066367726f757000");
+    golden(&FromCore::Failed(Failure::new(FailureKind::Kvm, "no")), 0x0202, "05026e6f00");
+    golden(&FromCore::Exited(Exit::PowerOff), 0x0203, "0000");
+    golden(&FromCore::Exited(Exit::Reset), 0x0203, "0100");
+    golden(&FromCore::Exited(Exit::crash("x")), 0x0203, "02017800");
+    let counters = Counters { entries: vec![Counter { name: "serial".into(), value: 300 }] };
+    golden(&FromCore::Counters(counters), 0x0204, "010673657269616cfb2c0100");
+    golden(&FromCore::DeviceLost(DeviceLost::new(3, "gone")), 0x0205, "0304676f6e6500");
+    golden(&FromCore::Reconnected(Reconnected { slot: 3 }), 0x0206, "0300");
+}
+
+#[test]
+fn launcher_to_device_and_back() {
+    golden(&ToDevice::Setup(blk()), 0x0301, "01640001000173018001010100");
+    golden(&ToDevice::Setup(rng()), 0x0301, "01640100");
+    golden(&ToDevice::Query, 0x0302, "00");
+    golden(&ToDevice::Stop, 0x0303, "00");
+    golden(&FromDevice::Ready(Ready::default()), 0x0401, "000000");
+    golden(&FromDevice::Failed(Failure::new(FailureKind::Resource, "no")), 0x0402, "08026e6f00");
+    golden(&FromDevice::Counters(Counters::default()), 0x0403, "0000");
+}
+
+#[test]
+fn launcher_to_spawner_and_back() {
+    golden(&ToSpawner::Respawn(Respawn { device: 2 }), 0x0501, "0200");
+    golden(&FromSpawner::Spawned(Spawned { device: 2, pid: 300 }), 0x0601, "02fb580200");
+    let failure = Failure::new(FailureKind::Sandbox, "no");
+    golden(&FromSpawner::Failed(SpawnFailed { device: 2, failure }), 0x0602, "0206026e6f00");
+}
+
+/// What a program of one minor version less sends: the optional deadline is not there.
+#[test]
+fn an_older_peer_is_understood() {
+    let body = [1, 4, b'b', b'l', b'k', b'0', 2, 2, 0xfb, 0, 1, 0];
+    let ToCore::Attach(understood) = ToCore::decode(0x0102, &body).unwrap() else { panic!("not Attach") };
+    assert_eq!(understood, AttachDevice { deadline_ms: limits::DEFAULT_DEADLINE_MS, ..attach() });
+}
+
+/// What a program of one minor version more sends: one more optional field, and bytes behind the fields.
+#[test]
+fn a_newer_peer_is_understood() {
+    let mut body = ToCore::Attach(attach()).encode().unwrap();
+    let count = body.len() - 6;
+    assert_eq!(body[count], 1, "one optional field");
+    body[count] = 2;
+    body.extend_from_slice(&[0x63, 2, 0xaa, 0xbb]);
+    body.extend_from_slice(b"what comes later");
+    assert_eq!(ToCore::decode(0x0102, &body).unwrap(), ToCore::Attach(attach()));
+    assert!(matches!(ToCore::decode(0x0199, &body), Err(Error::Kind { kind: 0x0199 })));
+}
+
+/// What a program of one minor version more sends: a type of device that is not known here.
+#[test]
+fn a_device_of_an_unknown_type_is_refused() {
+    let body = [1, b'd', 0xfa, 0];
+    assert!(matches!(ToDevice::decode(0x0301, &body), Err(Error::Body { .. })));
+}
+
+#[test]
+fn every_truncation_of_a_body_is_refused() {
+    for (kind, body) in [
+        (0x0101, ToCore::Setup(setup()).encode().unwrap()),
+        (0x0102, ToCore::Attach(attach()).encode().unwrap()),
+    ] {
+        for length in 0..body.len() {
+            let refused = ToCore::decode(kind, &body[..length]);
+            assert!(matches!(refused, Err(Error::Body { .. })), "{kind:#x} {length}: {refused:?}");
+        }
+    }
+}
+
+#[test]
+fn values_beyond_their_limits_are_neither_sent_nor_received() {
+    let bad: Vec<ToCore> = vec![
+        ToCore::Setup(CoreSetup { cpus: 0, ..setup() }),
+        ToCore::Setup(CoreSetup { cpus: 33, ..setup() }),
+        ToCore::Setup(CoreSetup { memory: vec![], ..setup() }),
+        ToCore::Setup(CoreSetup { command_line: "x".repeat(2048), ..setup() }),
+        ToCore::Attach(AttachDevice { slot: 0, ..attach() }),
+        ToCore::Reconnect(Reconnect { slot: 0 }),
+        ToCore::Abandon(Abandon { slot: 32 }),
+        ToCore::Attach(AttachDevice { slot: 32, ..attach() }),
+        ToCore::Attach(AttachDevice { name: "a b".into(), ..attach() }),
+        ToCore::Attach(AttachDevice { name: String::new(), ..attach() }),
+        ToCore::Attach(AttachDevice { queue_size: 100, ..attach() }),
+        ToCore::Attach(AttachDevice { queues: 65, ..attach() }),
+        ToCore::Attach(AttachDevice { deadline_ms: 0, ..attach() }),
+    ];
+    for message in bad {
+        assert!(matches!(message.encode(), Err(Error::Limit { .. })), "{message:?}");
+    }
+    // 33 vCPUs as a peer would write them.
+    let body = [1, 0, 0xfc, 0, 0, 0, 8, 33, 0, 0, 0, 0];
+    assert!(matches!(ToCore::decode(0x0101, &body), Err(Error::Limit { value: 33, .. })));
+}
+
+#[test]
+fn texts_are_one_line_within_the_limit() {
+    let failure = Failure::new(FailureKind::Internal, &format!("a\nb\x1b[31m{}", "ä".repeat(1000)));
+    assert!(failure.text.len() <= limits::MAX_TEXT && !failure.text.chars().any(char::is_control));
+    FromCore::Failed(failure).encode().unwrap();
+}
