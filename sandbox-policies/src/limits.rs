@@ -1,0 +1,68 @@
+//! Resource limits, per program. Soft and hard alike, so that nothing can raise them again.
+//!
+//! What is not limited here, and why: memory locking (the core may be asked for locked guest memory); the
+//! address space and CPU time (guest memory and guests are as large and as long as the user said); the size of
+//! files (device-blk writes the user's disk, the core its console, which may be a file, and the size of an
+//! in-flight memfd counts, too).
+
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::{Error, Program};
+
+/// Applies the limits of `program` to the calling process. A hard limit that is lower already stays.
+pub fn apply(program: Program) -> Result<(), Error> {
+    for (resource, limit) in of(program) {
+        lower(*resource, *limit).map_err(|errno| Error::Confine { step: "rlimits", errno })?;
+    }
+    Ok(())
+}
+
+/// The limits of each program.
+pub fn of(program: Program) -> &'static [(Resource, u64)] {
+    match program {
+        // A core dump would hold guest memory. Message queues and signals: none are used.
+        Program::Launcher => {
+            &[(Resource::RLIMIT_CORE, 0), (Resource::RLIMIT_MSGQUEUE, 0), (Resource::RLIMIT_NOFILE, 4096)]
+        }
+        // 31 devices of 64 queues with a kick and a call eventfd each, their sockets, memory and KVM's
+        // descriptors.
+        Program::Core => &[
+            (Resource::RLIMIT_CORE, 0),
+            (Resource::RLIMIT_MSGQUEUE, 0),
+            (Resource::RLIMIT_NOFILE, 8192),
+            (Resource::RLIMIT_SIGPENDING, 256),
+        ],
+        // 64 queues with a wake, a kick, a call and an error eventfd each, twice 32 memory regions while they
+        // are replaced, and what one hostile message can bring (253), lest it be cut short.
+        Program::DeviceBlk => &[
+            (Resource::RLIMIT_CORE, 0),
+            (Resource::RLIMIT_MSGQUEUE, 0),
+            (Resource::RLIMIT_NOFILE, 640),
+            (Resource::RLIMIT_SIGPENDING, 256),
+        ],
+        // The same with one queue.
+        Program::DeviceRng => &[
+            (Resource::RLIMIT_CORE, 0),
+            (Resource::RLIMIT_MSGQUEUE, 0),
+            (Resource::RLIMIT_NOFILE, 384),
+            (Resource::RLIMIT_SIGPENDING, 256),
+        ],
+    }
+}
+
+/// No core dump: the one limit that must hold before exec, while the child is still a copy of the launcher.
+pub fn forbid_core_dumps() -> Result<(), Errno> {
+    lower(Resource::RLIMIT_CORE, 0)
+}
+
+/// No more processes or threads, from now on.
+pub fn forbid_processes() -> Result<(), Errno> {
+    lower(Resource::RLIMIT_NPROC, 0)
+}
+
+fn lower(resource: Resource, limit: u64) -> Result<(), Errno> {
+    let (_, hard) = getrlimit(resource)?;
+    let limit = limit.min(hard);
+    setrlimit(resource, limit, limit)
+}

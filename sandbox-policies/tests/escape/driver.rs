@@ -1,0 +1,151 @@
+//! Spawns a probe for each attempt, and judges what became of both.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
+use nix::unistd::{ftruncate, pipe2, read};
+use sandbox_policies::spawn::{Child, Ended, Identity, Plan, spawn};
+use sandbox_policies::{Program, Requirement, Stage};
+
+use crate::Count;
+use crate::attempts::{self, Attempt, Hand};
+use crate::probe::{self, word};
+
+/// The confinements that attempts are made in.
+const CONFINEMENTS: [(Program, Stage); 10] = [
+    (Program::Launcher, Stage::Serve),
+    (Program::Core, Stage::Setup),
+    (Program::DeviceBlk, Stage::Setup),
+    (Program::DeviceRng, Stage::Setup),
+    (Program::Core, Stage::Control),
+    (Program::Core, Stage::Vcpu),
+    (Program::DeviceBlk, Stage::Serve),
+    (Program::DeviceBlk, Stage::StandAlone),
+    (Program::DeviceRng, Stage::Serve),
+    (Program::DeviceRng, Stage::StandAlone),
+];
+
+/// `SIGSYS`, which ends a process whose system call was refused.
+const SIGSYS: i32 = 31;
+
+/// A probe and the driver's ends of its descriptors.
+pub struct Probe {
+    /// The process.
+    pub child: Child,
+    /// The driver's end of its control channel.
+    pub control: OwnedFd,
+    /// Who it is outside.
+    pub identity: Identity,
+    /// The driver's end of its log.
+    pub log: OwnedFd,
+}
+
+impl Probe {
+    /// Spawns a probe and hands it guest memory.
+    pub fn start(
+        program: Program,
+        stage: Stage,
+        task: &str,
+        requirement: Requirement,
+    ) -> Result<Self, String> {
+        let text = |step: &'static str| move |error: nix::Error| format!("{step}: {error}");
+        let executable = File::open("/proc/self/exe").map_err(|error| error.to_string())?;
+        let null =
+            File::options().read(true).write(true).open("/dev/null").map_err(|error| error.to_string())?;
+        let (log, log_end) = pipe2(OFlag::O_CLOEXEC).map_err(text("pipe"))?;
+        let (control, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+                .map_err(text("socketpair"))?;
+        let identity = Identity::for_child(1);
+        let child = spawn(&Plan {
+            program: executable.as_fd(),
+            name: probe::NAME,
+            arguments: &[program.name(), stage.key(), task, &requirement.to_string()],
+            log: log_end.as_fd(),
+            control: theirs.as_fd(),
+            null: null.as_fd(),
+            identity,
+            requirement,
+            group: None,
+        })
+        .map_err(|error| error.to_string())?;
+
+        let memory = memfd_create(c"guest", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)
+            .map_err(text("memfd"))?;
+        ftruncate(&memory, Hand::SIZE.cast_signed()).map_err(text("memfd"))?;
+        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+        fcntl(&memory, FcntlArg::F_ADD_SEALS(seals)).map_err(text("memfd"))?;
+        let fds = [memory.as_raw_fd()];
+        let parts = [ControlMessage::ScmRights(&fds)];
+        // A probe that is gone is found out when it is asked.
+        sendmsg::<()>(
+            control.as_raw_fd(),
+            &[std::io::IoSlice::new(b"h")],
+            &parts,
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        )
+        .ok();
+        Ok(Self { child, control, identity, log })
+    }
+
+    /// The next packet; empty when the probe has ended.
+    pub fn hear(&self) -> Vec<u8> {
+        let mut packet = [0; 512];
+        let length = read(&self.control, &mut packet).unwrap_or(0);
+        packet.get(..length).unwrap_or(&[]).to_vec()
+    }
+
+    /// Waits until it is in its serving stage.
+    pub fn confined(&mut self) -> Result<(), String> {
+        match self.hear().split_first() {
+            Some((&word::CONFINED, _)) => Ok(()),
+            Some((_, text)) => Err(format!("not confined: {}", String::from_utf8_lossy(text))),
+            None => Err(format!("died before its stage two: {:?}", self.child.wait())),
+        }
+    }
+}
+
+/// Makes all attempts in all confinements; prints a row for each attempt.
+pub fn run(who: &str) -> Result<Count, String> {
+    let mut count = Count::default();
+    for (index, attempt) in attempts::all().enumerate() {
+        let mut row = format!("{who} {:<24} {:<44}", attempt.row, attempt.name);
+        for (program, stage) in CONFINEMENTS {
+            let outcome = judge(program, stage, index);
+            let shown = outcome.as_ref().map_or("ESCAPED", |how| how.as_str());
+            write!(row, " {shown}").map_err(|error| error.to_string())?;
+            count.add(
+                &format!("{who} {} {} {}", program.name(), stage.key(), name(attempt)),
+                outcome.map(drop),
+            );
+        }
+        println!("{row}");
+    }
+    Ok(count)
+}
+
+fn name(attempt: &Attempt) -> String {
+    format!("{}: {}", attempt.row, attempt.name)
+}
+
+/// How one attempt was refused; an error when it was not, or when the probe never stood in its confinement.
+fn judge(program: Program, stage: Stage, index: usize) -> Result<String, String> {
+    let mut probe = Probe::start(program, stage, &index.to_string(), Requirement::Required)?;
+    probe.confined()?;
+    let answer = probe.hear();
+    let ended = probe.child.wait().map_err(|error| error.to_string())?;
+    match (answer.split_first(), ended) {
+        (None, Ended::Signaled(SIGSYS)) => Ok("SIGSYS".to_owned()),
+        (Some((&word::REFUSED, number)), Ended::Exited(0)) => {
+            let number = number.try_into().map(i32::from_le_bytes).unwrap_or(0);
+            Ok(format!("{:?}", nix::errno::Errno::from_raw(number)))
+        }
+        (Some((&word::ESCAPED, _)), _) => Err("it got through".to_owned()),
+        (answer, ended) => Err(format!("answer {answer:?}, ended {ended:?}")),
+    }
+}

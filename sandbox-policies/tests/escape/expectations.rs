@@ -1,0 +1,44 @@
+//! What each program's posture must be, written out: whoever widens a privilege changes this file too.
+
+use std::collections::BTreeMap;
+
+use sandbox_policies::{Program, Stage};
+
+/// The expectation for one program.
+pub struct Expectation {
+    /// Which program.
+    pub program: Program,
+    /// The stage that its main thread serves in.
+    pub stage: Stage,
+    /// How many threads a probe of it has.
+    pub threads: usize,
+    /// "Max open files" as in /proc/PID/limits.
+    pub open_files: u64,
+}
+
+/// By name as in /proc/PID/limits, the same for all: soft and hard limit alike.
+pub const LIMITS: [(&str, u64); 4] =
+    [("Max core file size", 0), ("Max processes", 0), ("Max pending signals", 256), ("Max msgqueue size", 0)];
+
+/// Filters on each thread: `setup`, the one that hides clone3, and the serving one.
+pub const FILTERS: u32 = 3;
+
+/// The namespaces that are not the host's.
+pub const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
+
+/// The only mount.
+pub const MOUNT: &str = "/ tmpfs ro,nosuid,nodev,noexec";
+
+/// One for each spawned program.
+pub const EXPECTATIONS: [Expectation; 3] = [
+    Expectation { program: Program::Core, stage: Stage::Control, threads: 2, open_files: 8192 },
+    Expectation { program: Program::DeviceBlk, stage: Stage::Serve, threads: 1, open_files: 640 },
+    Expectation { program: Program::DeviceRng, stage: Stage::Serve, threads: 1, open_files: 384 },
+];
+
+/// The descriptors at the hand-over, and the memory that the driver hands to each probe.
+pub fn descriptors() -> BTreeMap<i32, String> {
+    [(0, "/dev/null"), (1, "/dev/null"), (2, "pipe"), (3, "socket"), (4, "/memfd:guest (deleted)")]
+        .map(|(number, kind)| (number, kind.to_owned()))
+        .into()
+}
