@@ -1,0 +1,95 @@
+//! The vhost-user front end (the vhost-user protocol specification, as QEMU publishes it): one connection and one thread
+//! for each device.
+//!
+//! The back end is hostile: [`connection`] bounds what it may answer and how long that takes, and says which part of
+//! the `vhost` crate is not used and why; [`session`] is the conversation; [`Worker`] the thread, so that **no vCPU
+//! ever waits for a back end**, not even while it is dead and its successor not yet there.
+
+pub mod connection;
+pub mod fault;
+mod inflight;
+mod mailbox;
+mod memory_table;
+pub mod session;
+mod watchdog;
+mod worker;
+
+pub use fault::Fault;
+pub use inflight::InflightRegion;
+pub use mailbox::{Mailbox, Succession};
+pub use memory_table::{MemoryTable, USER_ADDRESS_OFFSET};
+pub use worker::Worker;
+
+use crate::Error;
+use crate::interrupts::{Interrupts, SharedEventFd};
+use crate::virtio_pci::{Connections, DeviceType, Doorbells, Machine, Offer, Shared, VirtioPciDevice};
+use connection::Connection;
+use kvm_ioctls::VmFd;
+use protocol::AttachDevice;
+use session::{QueueEvents, Shares, Wanted};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+use watchdog::Watchdog;
+use worker::Link;
+
+/// Negotiates with the back end at the other end of `socket` and makes its device. Takes no longer than the deadline of
+/// `attach`.
+pub fn attach(
+    attach: AttachDevice,
+    socket: OwnedFd,
+    memory: Arc<MemoryTable>,
+    interrupts: Arc<Interrupts>,
+    vm: Arc<VmFd>,
+) -> Result<VirtioPciDevice, Error> {
+    let AttachDevice { slot, name, virtio_type, queues, queue_size, deadline_ms } = attach;
+    let kind = DeviceType::new(virtio_type).ok_or_else(|| Error::Device {
+        name: name.clone(),
+        problem: format!("there is no virtio device type {virtio_type}: types are 1 to 63"),
+    })?;
+    let limit = Duration::from_millis(deadline_ms.into());
+    let mut connection = Connection::new(socket);
+    let agreement = session::handshake(&mut connection, &Wanted { kind, queues, limit })
+        .map_err(|fault| Error::Device { name: name.clone(), problem: fault.to_string() })?;
+
+    let events = |count: u16| (0..count).map(|_| SharedEventFd::new()).collect::<Result<Arc<[_]>, _>>();
+    let kicks = events(agreement.queues)?;
+    let calls = events(agreement.queues.saturating_add(1))?;
+    let machine = Machine::new(Offer {
+        kind,
+        features: agreement.features,
+        queues: agreement.queues,
+        queue_size,
+        config: agreement.config.clone(),
+        ram: memory.ranges(),
+    });
+    let doorbells = Doorbells::new(vm, Arc::clone(&kicks));
+    let connections = Connections::new(interrupts, Arc::clone(&calls), machine.transport())?;
+    let shared = Arc::new(Shared::new(machine, doorbells, connections));
+    let mailbox = Arc::new(Mailbox::new()?);
+    let inflight = if agreement.tracks_requests() {
+        Some(InflightRegion::new(agreement.queues, queue_size)?)
+    } else {
+        None
+    };
+    let worker = Worker {
+        slot,
+        name,
+        kind,
+        limit,
+        link: Link::Up(connection),
+        agreement,
+        activation: None,
+        started: false,
+        abandoned: false,
+        shares: Shares { memory, events: QueueEvents { kicks, calls }, inflight },
+        mailbox: Arc::clone(&mailbox),
+        shared: Arc::clone(&shared),
+        reset_waits: false,
+        watchdog: Watchdog::default(),
+    };
+    Ok(VirtioPciDevice::new(shared, mailbox, worker))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,8 @@
+//! The front end against back ends that behave and that do not, over a socket pair.
+//!
+//! Nothing here asserts how long something took: a deadline shows as the fault that it is.
+
+mod attached;
+mod hostile;
+mod peer;
+mod succession;

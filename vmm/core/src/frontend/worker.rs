@@ -1,0 +1,263 @@
+//! The thread of one front end: it does what the vCPUs left in the mailbox, within deadlines, and sees the back end go.
+//!
+//! A back end that dies, misbehaves or no longer moves is lost: the launcher is told, and nothing is said to it any more. What becomes of
+//! the device is the launcher's to say. Until then, if the two kept account of the requests in flight, **the guest sees
+//! nothing but a pause**: its rings and registers stay, its kicks add up. A successor is told what its predecessor was
+//! told, and goes on from where the rings are. Without that account, and when the launcher says that nobody will come,
+//! the device has failed (DEVICE_NEEDS_RESET).
+//!
+//! A lost back end may still write to guest memory, so a reset of the guest is then not confirmed before its end of the
+//! connection is gone or a successor comes: the launcher sends none before it has reaped the predecessor.
+
+use super::connection::{Connection, Deadline};
+use super::fault::Fault;
+use super::mailbox::{Mailbox, Succession, Work};
+use super::session::{self, Agreement, From, Shares, Wanted};
+use super::watchdog::{Look, TICK, Watchdog};
+use crate::virtio_pci::{Activation, DeviceType, Ring, Shared};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use protocol::{DeviceLost, FromCore, Reconnected};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The state of the connection.
+pub(super) enum Link {
+    /// In use.
+    Up(Connection),
+    /// Given up; its end or a successor is awaited.
+    Lost(Connection),
+    /// Ended; a successor is awaited.
+    Gone,
+}
+
+/// See above. Made with its device, run by a thread of its own.
+pub struct Worker {
+    pub(super) slot: u8,
+    pub(super) name: String,
+    pub(super) kind: DeviceType,
+    pub(super) limit: Duration,
+    pub(super) link: Link,
+    /// What the last back end agreed to, and what its successor has to cover.
+    pub(super) agreement: Agreement,
+    /// What the guest has set up since its last reset.
+    pub(super) activation: Option<Activation>,
+    /// Whether a back end has heard of it: from then on requests may be in flight.
+    pub(super) started: bool,
+    /// There will be no successor.
+    pub(super) abandoned: bool,
+    pub(super) shares: Shares,
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) reset_waits: bool,
+    pub(super) watchdog: Watchdog,
+}
+
+impl Worker {
+    /// The device's name, for the thread's.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Serves until the device is dropped. `tell` is called once for each connection that is lost and once for each
+    /// successor that serves.
+    pub fn run(mut self, tell: &dyn Fn(FromCore)) {
+        loop {
+            if let Err(fault) = self.wait() {
+                self.lose(fault, tell);
+            }
+            let work = self.mailbox.take();
+            if work.closed {
+                return;
+            }
+            if let Err(fault) = self.perform(work, tell) {
+                self.lose(fault, tell);
+            }
+        }
+    }
+
+    /// Returns when there is work or the connection is no more what it was.
+    fn wait(&mut self) -> Result<(), Fault> {
+        let (socket, unasked) = match &self.link {
+            Link::Up(connection) => (Some(connection), PollFlags::POLLIN),
+            Link::Lost(connection) => (Some(connection), PollFlags::empty()),
+            Link::Gone => (None, PollFlags::empty()),
+        };
+        let mut fds = vec![PollFd::new(self.mailbox.wake().as_fd(), PollFlags::POLLIN)];
+        fds.extend(socket.map(|socket| PollFd::new(socket.as_fd(), unasked)));
+        let timeout = if self.is_watched() { u16::try_from(TICK.as_millis()).ok() } else { None };
+        match poll(&mut fds, timeout.map_or(PollTimeout::NONE, PollTimeout::from)) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(Fault::System { call: "poll", errno }),
+        }
+        let seen = fds.get(1).and_then(PollFd::revents).unwrap_or(PollFlags::empty());
+        if seen.intersects(PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL) {
+            return Err(Fault::Closed);
+        }
+        if seen.contains(PollFlags::POLLIN) { Err(Fault::Unasked) } else { self.watch() }
+    }
+
+    /// Whether rings that stand still say something.
+    fn is_watched(&self) -> bool {
+        matches!(self.link, Link::Up(_)) && self.started && self.kind.answers_each_request()
+    }
+
+    fn watch(&mut self) -> Result<(), Fault> {
+        if !self.is_watched() {
+            return Ok(());
+        }
+        let memory = &self.shares.memory;
+        let rings = self.activation.iter().flat_map(|activation| &activation.rings);
+        let indices =
+            rings.filter_map(|ring| Some((memory.available_index(ring)?, memory.used_index(ring)?)));
+        match self.watchdog.look(Instant::now(), indices) {
+            Look::Well => Ok(()),
+            Look::Hung => Err(Fault::Hung),
+            Look::Hopeless => {
+                self.shared.fail();
+                Ok(())
+            }
+        }
+    }
+
+    fn perform(&mut self, work: Work, tell: &dyn Fn(FromCore)) -> Result<(), Fault> {
+        let Work { activate, reset, config_writes, kicks, succession, closed: _ } = work;
+        // The reset first: a successor need not take up what is to be thrown away. Should the old back end fail at
+        // it, its loss is told before anything else.
+        if reset && let Err(fault) = self.reset() {
+            self.lose(fault, tell);
+        }
+        match succession {
+            Some(Succession::Successor(socket)) if !self.abandoned => self.reconnect(socket, tell)?,
+            Some(Succession::Successor(_)) | None => {}
+            Some(Succession::Abandoned) => {
+                self.abandoned = true;
+                self.shared.fail();
+            }
+        }
+        self.write_config(&config_writes)?;
+        if activate.is_some() {
+            self.activation = activate;
+            self.start()?;
+        }
+        for ring in self.rings() {
+            let wanted = kicks & 1_u64.checked_shl(ring.index.into()).unwrap_or(0) != 0;
+            let kick = self.shares.events.kicks.get(usize::from(ring.index));
+            if let Some(kick) = kick.filter(|_| wanted && self.started) {
+                kick.signal();
+            }
+        }
+        Ok(())
+    }
+
+    /// What is written while there is no back end is lost, as the driver reads when there is one again.
+    fn write_config(&mut self, writes: &[(u16, Vec<u8>)]) -> Result<(), Fault> {
+        let Link::Up(connection) = &self.link else { return Ok(()) };
+        if writes.is_empty() {
+            return Ok(());
+        }
+        for (offset, data) in writes {
+            session::write_config(connection, *offset, data, Deadline::after(self.limit))?;
+        }
+        let deadline = Deadline::after(self.limit);
+        let config = session::read_config(connection, &self.kind, self.agreement.queues, deadline)?;
+        self.shared.set_config(config.clone());
+        self.agreement.config = config;
+        Ok(())
+    }
+
+    /// Starts what the guest has set up on the back end that there is, or will be.
+    fn start(&mut self) -> Result<(), Fault> {
+        let Some(activation) = &self.activation else { return Ok(()) };
+        if self.abandoned {
+            self.shared.fail();
+            return Ok(());
+        }
+        let Link::Up(connection) = &self.link else { return Ok(()) };
+        let from = if self.started { From::Predecessor } else { From::Reset };
+        if let (From::Reset, Some(region)) = (from, &self.shares.inflight) {
+            region.clear();
+        }
+        match from {
+            From::Reset => self.watchdog.forget(),
+            From::Predecessor => self.watchdog.restart(Instant::now()),
+        }
+        // Before the first message: what fails half-way must be stopped, or taken up, as a whole.
+        self.started = true;
+        session::start(connection, activation, &self.shares, from, self.limit)
+    }
+
+    /// Goes on with another back end.
+    fn reconnect(&mut self, socket: OwnedFd, tell: &dyn Fn(FromCore)) -> Result<(), Fault> {
+        // The predecessor is dead: nobody writes to guest memory for this device.
+        self.link = Link::Gone;
+        if self.reset_waits {
+            self.confirm();
+        }
+        let mut connection = Connection::new(socket);
+        let wanted = Wanted { kind: self.kind, queues: self.agreement.queues, limit: self.limit };
+        let outcome = session::handshake(&mut connection, &wanted);
+        // From here on its faults are those of this connection.
+        self.link = Link::Up(connection);
+        let agreement = outcome?;
+        let accepted = self.activation.as_ref().map_or(0, |activation| activation.features);
+        agreement.succeeds(&self.agreement, accepted)?;
+        if self.shares.inflight.is_some() && !agreement.tracks_requests() {
+            return Err(Fault::Lacks("VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD, as its predecessor did"));
+        }
+        self.shared.narrow_features(agreement.features);
+        self.shared.set_config(agreement.config.clone());
+        self.agreement = Agreement { features: self.agreement.features & agreement.features, ..agreement };
+        self.start()?;
+        tell(FromCore::Reconnected(Reconnected { slot: self.slot }));
+        Ok(())
+    }
+
+    fn reset(&mut self) -> Result<(), Fault> {
+        self.reset_waits = true;
+        let stopped = match &self.link {
+            Link::Up(connection) if self.started => session::stop(connection, self.rings(), self.limit),
+            Link::Up(_) | Link::Gone => Ok(()),
+            Link::Lost(_) => return Ok(()),
+        };
+        if stopped.is_ok() {
+            self.confirm();
+        }
+        stopped
+    }
+
+    /// Nobody writes to guest memory for this device any more.
+    fn confirm(&mut self) {
+        if std::mem::take(&mut self.reset_waits) {
+            self.activation = None;
+            self.started = false;
+            self.shared.reset_done();
+        }
+    }
+
+    fn rings(&self) -> &[Ring] {
+        self.activation.as_ref().map_or(&[], |activation| &activation.rings)
+    }
+
+    fn lose(&mut self, fault: Fault, tell: &dyn Fn(FromCore)) {
+        self.link = match std::mem::replace(&mut self.link, Link::Gone) {
+            Link::Up(connection) => {
+                if self.started && self.shares.inflight.is_none() {
+                    // What was in flight nobody can tell: the driver has to begin anew.
+                    self.activation = None;
+                    self.shared.fail();
+                }
+                tell(FromCore::DeviceLost(DeviceLost::new(self.slot, &format!("{}: {fault}", self.name))));
+                // Whether it is only lost or gone as well, the next wait says.
+                Link::Lost(connection)
+            }
+            Link::Lost(connection) if fault != Fault::Closed => Link::Lost(connection),
+            Link::Lost(_) | Link::Gone => {
+                self.confirm();
+                Link::Gone
+            }
+        };
+    }
+}

@@ -1,0 +1,95 @@
+//! What the other threads have to tell the control loop: that the guest has ended the machine, that a back
+//! end is lost or has a successor.
+
+use crate::Error;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use protocol::{Exit, FromCore};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Notices that wait for the control loop. Bounded by what there is: one exit, and for each device one loss and one
+/// more for each successor that the launcher sent.
+#[derive(Debug)]
+pub struct Notices {
+    waiting: Mutex<Waiting>,
+    event: EventFd,
+}
+
+/// What has been posted and not yet taken.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// How the guest ended the machine: the first exit of any vCPU, for later ones are of a machine that is
+    /// no more.
+    pub exit: Option<Exit>,
+    /// What front ends say to the launcher, in order.
+    pub of_devices: Vec<FromCore>,
+}
+
+impl Notices {
+    /// None yet.
+    ///
+    /// # Errors
+    /// No eventfd to be had.
+    pub fn new() -> Result<Self, Error> {
+        let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+            .map_err(Error::system("eventfd2"))?;
+        Ok(Self { waiting: Mutex::default(), event })
+    }
+
+    /// The guest has ended the machine.
+    pub fn exit(&self, exit: Exit) {
+        self.lock().exit.get_or_insert(exit);
+        self.wake();
+    }
+
+    /// A front end has lost its back end, or has another.
+    pub fn of_device(&self, message: FromCore) {
+        self.lock().of_devices.push(message);
+        self.wake();
+    }
+
+    /// Readable when there is something to take.
+    pub fn event(&self) -> &EventFd {
+        &self.event
+    }
+
+    /// All that waits.
+    pub fn take(&self) -> Waiting {
+        // Before the lock: what is posted in between is taken now and found gone later.
+        let _none = self.event.read();
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn wake(&self) {
+        // An eventfd whose counter is full is as readable as one whose is not.
+        let _full = self.event.write(1);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::{DeviceLost, Reconnected};
+
+    #[test]
+    fn the_first_exit_counts_and_every_word_of_a_device() {
+        let notices = Notices::new().unwrap();
+        assert!(notices.event().read().is_err());
+        notices.exit(Exit::PowerOff);
+        notices.exit(Exit::Reset);
+        let words = [
+            FromCore::DeviceLost(DeviceLost::new(1, "gone")),
+            FromCore::Reconnected(Reconnected { slot: 1 }),
+            FromCore::DeviceLost(DeviceLost::new(1, "gone again")),
+        ];
+        words.iter().cloned().for_each(|word| notices.of_device(word));
+        let waiting = notices.take();
+        assert_eq!(waiting.exit, Some(Exit::PowerOff));
+        assert_eq!(waiting.of_devices, words);
+        assert!(notices.event().read().is_err(), "taken");
+        assert_eq!(notices.take(), Waiting::default());
+    }
+}

@@ -1,0 +1,84 @@
+//! What the transport must know about a virtio device type (virtio 1.3, 5): its PCI class, how much configuration it
+//! has, which feature bits are known, and where the configuration says how many queues there are. Nothing else in
+//! the core knows a device's type.
+
+/// Feature bits of the device types themselves (virtio 1.3, 2.2).
+const ANY_DEVICE_FEATURE: u64 = 0x00FF_FFFF;
+
+/// VIRTIO_BLK_F_* SIZE_MAX, SEG_MAX, GEOMETRY, RO, BLK_SIZE, FLUSH, TOPOLOGY, CONFIG_WCE, MQ, DISCARD, WRITE_ZEROES.
+const BLK_FEATURES: u64 =
+    1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 14;
+
+/// See above.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceType {
+    /// The virtio device id, 1 to 63.
+    pub id: u16,
+    /// PCI class, subclass and programming interface.
+    pub class: u32,
+    /// Bytes of device configuration asked of the back end.
+    pub config_size: u16,
+    /// Device feature bits that may be offered.
+    pub features: u64,
+    /// Offset of the 16-bit number of queues in the configuration.
+    pub queue_count_at: Option<usize>,
+}
+
+impl DeviceType {
+    /// The type `id`, if virtio-pci can have it.
+    #[must_use]
+    pub fn new(id: u16) -> Option<Self> {
+        // Classes: PCI Code and ID Assignment Specification.
+        let (class, config_size, features, queue_count_at) = match id {
+            1 => (0x02_00_00, 20, ANY_DEVICE_FEATURE, None),
+            2 => (0x01_80_00, 60, BLK_FEATURES, Some(34)),
+            3 => (0x07_80_00, 12, ANY_DEVICE_FEATURE, None),
+            4 => (0xFF_00_00, 0, ANY_DEVICE_FEATURE, None),
+            5 => (0xFF_00_00, 16, ANY_DEVICE_FEATURE, None),
+            8 => (0x01_00_00, 36, ANY_DEVICE_FEATURE, None),
+            19 => (0x02_80_00, 8, ANY_DEVICE_FEATURE, None),
+            26 => (0x01_80_00, 40, ANY_DEVICE_FEATURE, None),
+            id if (1..64).contains(&id) => (0xFF_00_00, 0, ANY_DEVICE_FEATURE, None),
+            _ => return None,
+        };
+        Some(Self { id, class, config_size, features, queue_count_at })
+    }
+
+    /// Whether each request is one that the device answers by itself, in a time that has to do with itself only. A
+    /// buffer that waits for a packet or a key is not.
+    #[must_use]
+    pub fn answers_each_request(&self) -> bool {
+        self.id == 2
+    }
+
+    /// Makes a configuration of the back end say how many queues this transport has.
+    pub fn set_queue_count(&self, config: &mut [u8], queues: u16) {
+        let bytes = self.queue_count_at.and_then(|at| config.get_mut(at..)).unwrap_or_default();
+        if let Some(count) = bytes.first_chunk_mut() {
+            *count = queues.to_le_bytes();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_outside_the_pci_range_are_refused() {
+        assert_eq!(DeviceType::new(0), None);
+        assert_eq!(DeviceType::new(64), None);
+        assert!((1..64).all(|id| DeviceType::new(id).is_some_and(|kind| kind.id == id)));
+    }
+
+    #[test]
+    fn the_queue_count_is_ours() {
+        let blk = DeviceType::new(2).unwrap();
+        let mut config = vec![0xEE; 60];
+        blk.set_queue_count(&mut config, 3);
+        assert_eq!(config[33..37], [0xEE, 3, 0, 0xEE]);
+        let mut short = vec![0xEE; 35];
+        blk.set_queue_count(&mut short, 3);
+        assert_eq!(short, [0xEE; 35]);
+    }
+}
