@@ -1,0 +1,37 @@
+//! The back end of every device program: take descriptors, confine, shake hands over vhost-user, map guest memory,
+//! serve split rings. It knows no device type; a device implements [`Device`] and [`Handler`] and its `main` is
+//! [`run`].
+//!
+//! Top to bottom: `program` decides which life this process has; `spawned` is the confined one and
+//! `stand_alone` the other. `connection` and `message` turn bytes into requests, `session` and
+//! `vring` obey them, `worker` and `ring` serve the queues, `chain` and `file_io` are what a device
+//! sees of a request.
+//!
+//! Of the rust-vmm crates this uses `vhost`'s message structures, `vm-memory`'s mappings and `virtio-queue`'s
+//! `Queue`. The module headers say which parts are not used and why.
+
+mod chain;
+mod connection;
+mod counters;
+mod device;
+mod error;
+mod file_io;
+mod inflight;
+mod log;
+mod memory;
+mod message;
+mod process;
+mod program;
+mod ring;
+mod session;
+mod socket;
+mod spawned;
+mod stand_alone;
+mod vring;
+mod worker;
+
+pub use chain::{Reader, Writer};
+pub use device::{Device, Handler};
+pub use error::Error;
+pub use file_io::{Durability, read_at, write_at};
+pub use program::{Capabilities, DeviceProgram, run};

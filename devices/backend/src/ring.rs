@@ -1,0 +1,227 @@
+//! A running split ring (virtio 1.2, §2.7): takes what the driver made available, has it handled, gives it back.
+//!
+//! Indices, used elements and notifications are `virtio-queue`'s. An error from its `iter` (an available index
+//! that jumped) or from [`collect`] means a broken ring: it stops, and says so once. What the crate lets pass
+//! and we do not: the same head twice in flight.
+//!
+//! A batch is what is available at one look. Each request is published as soon as it is done, and the driver
+//! is called every [`CALL_EVERY`] requests and at the end: often enough for a slow disk, seldom enough for a
+//! fast one.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
+
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use crate::chain::{Pieces, Table, collect};
+use crate::counters::QueueCounters;
+use crate::inflight::InflightRing;
+use crate::memory::MemoryTable;
+use crate::{Error, Handler, Reader, Writer};
+
+/// Requests between two looks at whether the driver wants to be called.
+const CALL_EVERY: usize = 8;
+/// The driver does not want to be called (without VIRTIO_F_EVENT_IDX).
+const VRING_AVAIL_F_NO_INTERRUPT: u16 = 1;
+
+/// The ring's three parts as the front end gave them, translated to guest-physical addresses.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Layout {
+    pub(crate) size: u16,
+    pub(crate) descriptors: GuestAddress,
+    pub(crate) available: GuestAddress,
+    pub(crate) used: GuestAddress,
+}
+
+/// A ring's event descriptors.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Events {
+    pub(crate) kick: Option<Arc<OwnedFd>>,
+    pub(crate) call: Option<Arc<OwnedFd>>,
+    pub(crate) err: Option<Arc<OwnedFd>>,
+}
+
+/// Whether there is more to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// Nothing is available, and the driver will kick.
+    Idle,
+    /// Interrupted by `stop`.
+    Interrupted,
+}
+
+/// Everything that a worker needs to serve one queue.
+pub(crate) struct Ring {
+    pub(crate) index: u16,
+    pub(crate) events: Events,
+    features: u64,
+    memory: Arc<MemoryTable>,
+    queue: Queue,
+    inflight: Option<InflightRing>,
+    /// Heads to do again before anything new is taken.
+    again: Vec<u16>,
+    /// By head: taken and not given back.
+    taken: Vec<bool>,
+}
+
+impl Ring {
+    /// A ring that continues at available index `base`, and at the used index that guest memory holds. With an
+    /// in-flight area, that area decides what was taken, and `base` is not used.
+    pub(crate) fn new(
+        index: u16,
+        layout: Layout,
+        base: u16,
+        events: Events,
+        (features, event_idx): (u64, bool),
+        memory: Arc<MemoryTable>,
+        mut inflight: Option<InflightRing>,
+    ) -> Result<Self, Error> {
+        let wrap = |source| Error::Queue { queue: index, source };
+        let mut queue = Queue::new(layout.size).map_err(wrap)?;
+        queue.try_set_desc_table_address(layout.descriptors).map_err(wrap)?;
+        queue.try_set_avail_ring_address(layout.available).map_err(wrap)?;
+        queue.try_set_used_ring_address(layout.used).map_err(wrap)?;
+        queue.set_event_idx(event_idx);
+        queue.set_ready(true);
+        if !queue.is_valid(memory.memory()) {
+            return Err(Error::Ring { queue: index, reason: "it is not in guest memory" });
+        }
+        let used = queue.used_idx(memory.memory(), Acquire).map_err(wrap)?.0;
+        queue.set_next_used(used);
+        let again = inflight.as_mut().map(|area| area.recover(used)).transpose()?;
+        let resumed = again.as_ref().and_then(|heads| u16::try_from(heads.len()).ok());
+        queue.set_next_avail(resumed.map_or(base, |count| used.wrapping_add(count)));
+        let again = again.unwrap_or_default();
+        let taken = vec![false; layout.size.into()];
+        Ok(Self { index, events, features, memory, queue, inflight, again, taken })
+    }
+
+    /// Where a successor would continue.
+    pub(crate) fn base(&self) -> u16 {
+        self.queue.next_avail()
+    }
+
+    /// Serves until nothing is available or `stop` is set. Between two requests of a batch `stop` is not
+    /// looked at: what was taken is given back.
+    pub(crate) fn serve(
+        &mut self,
+        handler: &mut dyn Handler,
+        counters: &QueueCounters,
+        stop: &AtomicBool,
+    ) -> Result<Progress, Error> {
+        let table = Arc::clone(&self.memory);
+        let memory = table.memory();
+        let mut pieces = Pieces::default();
+        let mut heads = std::mem::take(&mut self.again);
+        for head in &heads {
+            self.mark(*head)?;
+        }
+        loop {
+            self.handle(memory, &heads, handler, &mut pieces, counters)?;
+            if stop.load(Relaxed) {
+                return Ok(Progress::Interrupted);
+            }
+            self.take(memory, &mut heads)?;
+            if heads.is_empty() && !self.queue.enable_notification(memory).map_err(|e| self.broken(e))? {
+                return Ok(Progress::Idle);
+            }
+        }
+    }
+
+    /// Tells the front end that this ring has stopped for good.
+    pub(crate) fn report_broken(&self) {
+        if let Some(err) = &self.events.err {
+            let _ = nix::unistd::write(err.as_fd(), &1u64.to_ne_bytes());
+        }
+    }
+
+    /// Takes all that is available, in order, into `heads`.
+    fn take(&mut self, memory: &GuestMemoryMmap, heads: &mut Vec<u16>) -> Result<(), Error> {
+        heads.clear();
+        let queue = self.index;
+        self.queue.disable_notification(memory).map_err(|source| Error::Queue { queue, source })?;
+        let available = self.queue.iter(memory).map_err(|source| Error::Queue { queue, source })?;
+        heads.extend(available.map(|chain| chain.head_index()));
+        heads.iter().try_for_each(|head| self.mark(*head))
+    }
+
+    fn mark(&mut self, head: u16) -> Result<(), Error> {
+        let queue = self.index;
+        match self.taken.get_mut(usize::from(head)) {
+            Some(taken) if !*taken => *taken = true,
+            Some(_) => return Err(Error::Ring { queue, reason: "the same head is in flight twice" }),
+            None => return Err(Error::Ring { queue, reason: "a head is beyond the ring" }),
+        }
+        self.inflight.as_mut().map_or(Ok(()), |area| area.taken(head))
+    }
+
+    fn handle<'m>(
+        &mut self,
+        memory: &'m GuestMemoryMmap,
+        heads: &[u16],
+        handler: &mut dyn Handler,
+        pieces: &mut Pieces<'m>,
+        counters: &QueueCounters,
+    ) -> Result<(), Error> {
+        let queue = self.index;
+        let table = Table { address: GuestAddress(self.queue.desc_table()), size: self.queue.size() };
+        for group in heads.chunks(CALL_EVERY) {
+            for head in group {
+                let broken = |reason| Error::Ring { queue, reason };
+                collect(memory, table, *head, pieces).map_err(broken)?;
+                let (reader, writer) = (Reader::new(&pieces.readable), Writer::new(&pieces.writable));
+                let written = handler.handle(self.features, reader, writer).map_err(broken)?;
+                self.give_back(memory, *head, written)?;
+            }
+            counters.requests.fetch_add(u64::try_from(group.len()).unwrap_or(0), Relaxed);
+            self.call(memory, counters)?;
+        }
+        Ok(())
+    }
+
+    fn give_back(&mut self, memory: &GuestMemoryMmap, head: u16, written: u32) -> Result<(), Error> {
+        if let Some(area) = &self.inflight {
+            area.giving_back(head)?;
+        }
+        self.queue.add_used(memory, head, written).map_err(|e| self.broken(e))?;
+        if let Some(area) = &self.inflight {
+            area.given_back(head, self.queue.next_used())?;
+        }
+        if let Some(taken) = self.taken.get_mut(usize::from(head)) {
+            *taken = false;
+        }
+        Ok(())
+    }
+
+    fn call(&mut self, memory: &GuestMemoryMmap, counters: &QueueCounters) -> Result<(), Error> {
+        if self.wants_call(memory).map_err(|e| self.broken(e))?
+            && let Some(call) = &self.events.call
+        {
+            counters.calls.fetch_add(1, Relaxed);
+            // A full counter has not been read yet: the driver is being called already.
+            let _ = nix::unistd::write(call.as_fd(), &1u64.to_ne_bytes());
+        }
+        Ok(())
+    }
+
+    /// `needs_notification`, and VRING_AVAIL_F_NO_INTERRUPT, which it leaves out (§2.7.7).
+    fn wants_call(&mut self, memory: &GuestMemoryMmap) -> Result<bool, virtio_queue::Error> {
+        if !self.queue.needs_notification(memory)? {
+            return Ok(false);
+        }
+        if self.queue.event_idx_enabled() {
+            return Ok(true);
+        }
+        let flags: u16 = memory
+            .load(GuestAddress(self.queue.avail_ring()), Acquire)
+            .map_err(virtio_queue::Error::GuestMemory)?;
+        Ok(u16::from_le(flags) & VRING_AVAIL_F_NO_INTERRUPT == 0)
+    }
+
+    fn broken(&self, source: virtio_queue::Error) -> Error {
+        Error::Queue { queue: self.index, source }
+    }
+}

@@ -1,0 +1,278 @@
+//! The vhost-user session: what each request does to the rings, and which order of requests makes sense.
+//!
+//! `vhost-user-backend`'s handler is not used: its in-flight requests are always an error, one error ends a ring's
+//! worker in silence, a second SET_VRING_KICK is never registered, a bad SET_VRING_NUM is acknowledged, and
+//! regions larger than their file are mapped.
+//!
+//! A ring is *started* by SET_VRING_KICK and stopped by GET_VRING_BASE; it is *served* while it is started and
+//! enabled. A request that is refused changes nothing.
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use vhost::vhost_user::message::{
+    VhostUserConfig, VhostUserConfigFlags, VhostUserInflight, VhostUserMemoryRegion,
+    VhostUserProtocolFeatures, VhostUserVirtioFeatures, VhostUserVringState,
+};
+use vm_memory::ByteValued;
+
+use crate::Error;
+use crate::inflight::{InflightArea, InflightFile};
+use crate::memory::{MemoryTable, Unsealed};
+use crate::message::Request;
+use crate::vring::{Active, Vring};
+use crate::worker::Worker;
+
+const VIRTIO_F_INDIRECT_DESC: u64 = 1 << 28;
+pub(crate) const VIRTIO_F_EVENT_IDX: u64 = 1 << 29;
+const VIRTIO_F_VERSION_1: u64 = 1 << 32;
+/// What the ring code does for every device.
+const RING_FEATURES: u64 = VIRTIO_F_INDIRECT_DESC | VIRTIO_F_EVENT_IDX | VIRTIO_F_VERSION_1;
+const PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
+/// Configuration space is 256 bytes at most (virtio 1.2, §4.1.4): what lies past a device's own reads as zero.
+const CONFIG_LIMIT: u32 = 256;
+
+/// The answer to a request that has one of its own.
+pub(crate) enum Reply<'a> {
+    /// None but the acknowledgement that the front end may have asked for.
+    Done,
+    Payload(Vec<u8>),
+    Inflight(Vec<u8>, BorrowedFd<'a>),
+}
+
+/// What a device offers, fixed for the session.
+pub(crate) struct Offer {
+    pub(crate) features: u64,
+    pub(crate) config: Vec<u8>,
+}
+
+/// One front end's connection.
+pub(crate) struct Session {
+    offer: Offer,
+    unsealed: Unsealed,
+    inflight_file: InflightFile,
+    vrings: Vec<Vring>,
+    owned: bool,
+    active: Active,
+    protocol_features: VhostUserProtocolFeatures,
+}
+
+impl Session {
+    pub(crate) fn new(
+        offer: Offer,
+        workers: Vec<Worker>,
+        inflight_file: InflightFile,
+        unsealed: Unsealed,
+    ) -> Self {
+        let vrings =
+            workers.into_iter().enumerate().map(|(index, worker)| Vring::new(index, worker)).collect();
+        let protocol_features = VhostUserProtocolFeatures::empty();
+        let active = Active::default();
+        Self { offer, unsealed, inflight_file, vrings, owned: false, active, protocol_features }
+    }
+
+    pub(crate) fn vrings(&self) -> &[Vring] {
+        &self.vrings
+    }
+
+    /// Whether requests may ask for an acknowledgement.
+    pub(crate) fn acknowledges(&self) -> bool {
+        self.protocol_features.contains(VhostUserProtocolFeatures::REPLY_ACK)
+    }
+
+    pub(crate) fn handle(&mut self, request: Request) -> Result<Reply<'_>, Error> {
+        match request {
+            Request::GetFeatures => return Ok(number(self.offered_features())),
+            Request::SetFeatures(features) => self.set_features(features)?,
+            Request::SetOwner if self.owned => {
+                return Err(Error::Order { message: "a second SET_OWNER", missing: "RESET_OWNER" });
+            }
+            Request::SetOwner => self.owned = true,
+            Request::ResetOwner => {
+                self.reset();
+                self.owned = false;
+            }
+            Request::ResetDevice => {
+                self.negotiated(VhostUserProtocolFeatures::RESET_DEVICE, 34)?;
+                self.reset();
+            }
+            Request::GetProtocolFeatures => return Ok(number(self.offered_protocol_features().bits())),
+            Request::SetProtocolFeatures(bits) => self.set_protocol_features(bits)?,
+            Request::GetQueueNum => {
+                self.negotiated(VhostUserProtocolFeatures::MQ, 17)?;
+                return Ok(number(u64::try_from(self.vrings.len()).unwrap_or(0)));
+            }
+            Request::GetConfig { offset, size, flags } => return self.config(offset, size, flags),
+            // No field of any device here can be written. A driver that does is ignored: refusing would let a
+            // guest's write end the connection of a front end that asks for no acknowledgement.
+            Request::SetConfig { offset, size } => self.config_range(offset, size)?,
+            Request::GetInflightFd(asked) => return self.inflight_fd(&asked),
+            Request::SetInflightFd(description, fd) => {
+                self.negotiated(VhostUserProtocolFeatures::INFLIGHT_SHMFD, 32)?;
+                self.refuse_started("SET_INFLIGHT_FD")?;
+                self.active.inflight = Some(InflightArea::map(&description, fd, self.unsealed)?);
+            }
+            Request::SetMemTable(regions) => self.set_mem_table(regions)?,
+            request => return self.ring_request(request),
+        }
+        Ok(Reply::Done)
+    }
+
+    fn ring_request(&mut self, request: Request) -> Result<Reply<'_>, Error> {
+        match request {
+            Request::SetVringNum(state) => self.vring(state.index)?.set_num(state.num)?,
+            Request::SetVringAddr(address) => {
+                let active = self.active.clone();
+                self.vring(address.index)?.set_addr(address, &active)?;
+            }
+            Request::SetVringBase(state) => self.vring(state.index)?.set_base(state.num)?,
+            Request::GetVringBase { index } => {
+                let base = self.vring(index)?.stop();
+                let state = VhostUserVringState::new(index, base.into());
+                return Ok(Reply::Payload(state.as_slice().to_vec()));
+            }
+            Request::SetVringEvent { event, index, fd } => {
+                let active = self.active.clone();
+                self.vring(index)?.set_event(event, fd, &active)?;
+            }
+            Request::SetVringEnable(state) => {
+                if !self.active.protocol {
+                    return Err(Error::UnknownRequest { request: 18 });
+                }
+                let active = self.active.clone();
+                self.vring(state.index)?.set_enable(state.num, &active)?;
+            }
+            _ => return Err(Error::UnknownRequest { request: 0 }),
+        }
+        Ok(Reply::Done)
+    }
+
+    fn vring(&mut self, index: u32) -> Result<&mut Vring, Error> {
+        let queues = u16::try_from(self.vrings.len()).unwrap_or(u16::MAX);
+        let position = usize::try_from(index).unwrap_or(usize::MAX);
+        self.vrings.get_mut(position).ok_or(Error::RingIndex { index, queues })
+    }
+
+    fn offered_features(&self) -> u64 {
+        self.offer.features | RING_FEATURES | PROTOCOL_FEATURES
+    }
+
+    /// A device without configuration does not say that it can be asked for one.
+    fn offered_protocol_features(&self) -> VhostUserProtocolFeatures {
+        let config = if self.offer.config.is_empty() {
+            VhostUserProtocolFeatures::empty()
+        } else {
+            VhostUserProtocolFeatures::CONFIG
+        };
+        config
+            | VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::INFLIGHT_SHMFD
+            | VhostUserProtocolFeatures::RESET_DEVICE
+    }
+
+    fn set_features(&mut self, features: u64) -> Result<(), Error> {
+        let strange = features & !self.offered_features();
+        if strange != 0 {
+            return Err(Error::Features(strange));
+        }
+        if features == self.active.features {
+            return Ok(());
+        }
+        self.refuse_started("SET_FEATURES")?;
+        self.active.features = features;
+        // Without protocol features there is no SET_VRING_ENABLE, and rings are born enabled.
+        self.active.protocol |= features & PROTOCOL_FEATURES != 0;
+        if !self.active.protocol {
+            self.vrings.iter_mut().for_each(Vring::born_enabled);
+        }
+        Ok(())
+    }
+
+    fn set_protocol_features(&mut self, bits: u64) -> Result<(), Error> {
+        let strange = bits & !self.offered_protocol_features().bits();
+        if strange != 0 {
+            return Err(Error::ProtocolFeatures(strange));
+        }
+        self.protocol_features = VhostUserProtocolFeatures::from_bits_truncate(bits);
+        // Some front ends use protocol features without accepting the feature bit that announces them.
+        self.active.protocol = true;
+        Ok(())
+    }
+
+    /// Maps the new table before anything is stopped, checks that every running ring lies within it, and only then
+    /// moves the rings over.
+    fn set_mem_table(
+        &mut self,
+        regions: Vec<(VhostUserMemoryRegion, std::os::fd::OwnedFd)>,
+    ) -> Result<(), Error> {
+        let table = Arc::new(MemoryTable::map(regions, self.unsealed)?);
+        for vring in self.vrings.iter().filter(|vring| vring.started()) {
+            vring.layout(&table)?;
+        }
+        let serving: Vec<bool> = self.vrings.iter_mut().map(Vring::pause).collect();
+        self.active.memory = Some(table);
+        for (vring, _) in self.vrings.iter_mut().zip(serving).filter(|(_, serving)| *serving) {
+            vring.serve(&self.active)?;
+        }
+        Ok(())
+    }
+
+    fn config(&self, offset: u32, size: u32, flags: u32) -> Result<Reply<'_>, Error> {
+        self.config_range(offset, size)?;
+        let flags = VhostUserConfigFlags::from_bits_truncate(flags);
+        let mut payload = VhostUserConfig::new(offset, size, flags).as_slice().to_vec();
+        let skip = usize::try_from(offset).unwrap_or(usize::MAX);
+        let take = usize::try_from(size).unwrap_or(0);
+        payload.extend(self.offer.config.iter().copied().chain(std::iter::repeat(0)).skip(skip).take(take));
+        Ok(Reply::Payload(payload))
+    }
+
+    fn config_range(&self, offset: u32, size: u32) -> Result<(), Error> {
+        self.negotiated(VhostUserProtocolFeatures::CONFIG, 24)?;
+        match offset.checked_add(size) {
+            Some(end) if end <= CONFIG_LIMIT => Ok(()),
+            _ => Err(Error::ConfigRange { offset, size, limit: CONFIG_LIMIT }),
+        }
+    }
+
+    fn inflight_fd(&self, asked: &VhostUserInflight) -> Result<Reply<'_>, Error> {
+        use std::os::fd::AsFd;
+        self.negotiated(VhostUserProtocolFeatures::INFLIGHT_SHMFD, 31)?;
+        // The area that is in use may be this very file, which is about to be emptied.
+        self.refuse_started("GET_INFLIGHT_FD")?;
+        let description = self.inflight_file.describe(asked)?;
+        // Written out by field: the structure ends in padding.
+        let mut payload = Vec::with_capacity(size_of::<VhostUserInflight>());
+        payload.extend_from_slice(&description.mmap_size.to_ne_bytes());
+        payload.extend_from_slice(&description.mmap_offset.to_ne_bytes());
+        payload.extend_from_slice(&description.num_queues.to_ne_bytes());
+        payload.extend_from_slice(&description.queue_size.to_ne_bytes());
+        payload.resize(size_of::<VhostUserInflight>(), 0);
+        Ok(Reply::Inflight(payload, self.inflight_file.as_fd()))
+    }
+
+    /// Rings stopped, and all that was set for them forgotten; memory and negotiation stay.
+    fn reset(&mut self) {
+        self.vrings.iter_mut().for_each(Vring::reset);
+        self.active.inflight = None;
+        if !self.active.protocol {
+            self.vrings.iter_mut().for_each(Vring::born_enabled);
+        }
+    }
+
+    fn negotiated(&self, feature: VhostUserProtocolFeatures, request: u32) -> Result<(), Error> {
+        if self.protocol_features.contains(feature) { Ok(()) } else { Err(Error::UnknownRequest { request }) }
+    }
+
+    fn refuse_started(&self, message: &'static str) -> Result<(), Error> {
+        match self.vrings.iter().position(Vring::started) {
+            Some(index) => Err(Error::Running { message, index: u32::try_from(index).unwrap_or(u32::MAX) }),
+            None => Ok(()),
+        }
+    }
+}
+
+fn number(value: u64) -> Reply<'static> {
+    Reply::Payload(value.to_ne_bytes().to_vec())
+}

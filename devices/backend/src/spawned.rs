@@ -1,0 +1,120 @@
+//! A device program's confined life: promise, receive, check, promise less, serve.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use protocol::{Channel, Failure, FromDevice, Phase, Ready, ToDevice};
+use sandbox_policies::{Requirement, Stage};
+
+use crate::connection::{Connection, State};
+use crate::inflight::InflightFile;
+use crate::memory::Unsealed;
+use crate::session::{Offer, Session};
+use crate::vring::{MAX_QUEUE_SIZE, Vring};
+use crate::worker::Worker;
+use crate::{Device, DeviceProgram, Error, counters, log, process};
+
+/// Where the spawner puts the control channel.
+const CONTROL: i32 = 3;
+
+/// Serves until the front end or the launcher is gone, and returns the exit code.
+pub(crate) fn serve<P: DeviceProgram>(requirement: Requirement, unsealed: Unsealed) -> u8 {
+    // Promise: from here on no new file, no new process, no socket; only what setting up needs.
+    let report = match sandbox_policies::stage_one(P::PROGRAM, requirement) {
+        Ok(report) => report,
+        // There is nobody to tell but the log: the channel is not checked yet.
+        Err(error) => return fail(None, &error.into()),
+    };
+    let channel = match process::inherited(CONTROL).map(Channel::from_fd) {
+        Some(Ok(channel)) => channel,
+        Some(Err(error)) => return fail(None, &error.into()),
+        None => return fail(None, &Error::NoSetup),
+    };
+    let ready = Ready { landlock_abi: report.landlock_abi, lacking: report.lacking };
+    match serve_channel::<P>(&channel, ready, unsealed) {
+        Ok(()) => 0,
+        Err(error) => fail(Some(&channel), &error),
+    }
+}
+
+fn serve_channel<P: DeviceProgram>(channel: &Channel, ready: Ready, unsealed: Unsealed) -> Result<(), Error> {
+    // Receive, and check what was received.
+    let Some((options, socket, resource)) = receive_setup(channel)? else { return Ok(()) };
+    let device = Arc::new(P::device(options, resource)?);
+    process::use_one_heap(usize::from(device.queues()).saturating_add(1));
+    let mut session = prepare::<P>(&device, unsealed)?;
+    // Promise less: reading, writing, mapping what the front end sends, and little else.
+    sandbox_policies::limit_processes()?;
+    for vring in session.vrings() {
+        vring.worker().confined()?;
+    }
+    sandbox_policies::stage_two(P::PROGRAM, Stage::Serve)?;
+    channel.send(&FromDevice::Ready(ready), &[])?;
+    // Serve.
+    attend(channel, &mut Connection::new(socket), &mut session)
+}
+
+fn receive_setup(channel: &Channel) -> Result<Option<(protocol::DeviceOptions, OwnedFd, OwnedFd)>, Error> {
+    let Some((message, fds)) = channel.receive::<ToDevice>(Phase::HandOver)? else {
+        return Err(Error::NoSetup);
+    };
+    match (message, <[OwnedFd; 2]>::try_from(fds)) {
+        (ToDevice::Setup(setup), Ok([socket, resource])) => Ok(Some((setup.options, socket, resource))),
+        (ToDevice::Stop, _) => Ok(None),
+        _ => Err(Error::UnexpectedMessage),
+    }
+}
+
+/// Makes all that needs more than the serving filter: threads and the in-flight area.
+fn prepare<P: DeviceProgram>(device: &Arc<P::Device>, unsealed: Unsealed) -> Result<Session, Error> {
+    let inflight = InflightFile::create(device.queues(), MAX_QUEUE_SIZE)?;
+    let confine = || sandbox_policies::stage_two(P::PROGRAM, Stage::Serve).map_err(Error::from);
+    let workers = (0..device.queues())
+        .map(|queue| Worker::spawn(device.handler(queue), confine))
+        .collect::<Result<Vec<_>, _>>()?;
+    let offer = Offer { features: device.features(), config: device.config() };
+    Ok(Session::new(offer, workers, inflight, unsealed))
+}
+
+/// Listens to front end and launcher until one of them is gone.
+fn attend(channel: &Channel, connection: &mut Connection, session: &mut Session) -> Result<(), Error> {
+    loop {
+        let mut fds = [connection.as_fd(), channel.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        match ppoll(&mut fds, None, None) {
+            Ok(_) => {}
+            Err(Errno::EINTR) => continue,
+            Err(errno) => return Err(Error::System { action: "wait for a message", errno }),
+        }
+        let [front_end, launcher] = fds.map(|fd| fd.revents().is_none_or(|events| !events.is_empty()));
+        if launcher && !obey(channel, session)? {
+            return Ok(());
+        }
+        if front_end && connection.serve_one(session)? == State::Closed {
+            return Ok(());
+        }
+    }
+}
+
+/// One message of the launcher. Returns whether to go on.
+fn obey(channel: &Channel, session: &Session) -> Result<bool, Error> {
+    match channel.receive::<ToDevice>(Phase::Serving)? {
+        None | Some((ToDevice::Stop, _)) => Ok(false),
+        Some((ToDevice::Query, _)) => {
+            let queues = session.vrings().iter().map(Vring::worker).map(Worker::counters);
+            channel.send(&FromDevice::Counters(counters::report(queues)), &[])?;
+            Ok(true)
+        }
+        Some((ToDevice::Setup(_), _)) => Err(Error::UnexpectedMessage),
+    }
+}
+
+/// Says why in the log and to the launcher, which may be gone.
+fn fail(channel: Option<&Channel>, error: &Error) -> u8 {
+    log::line(error);
+    if let Some(channel) = channel {
+        let _ = channel.send(&FromDevice::Failed(Failure::new(error.kind(), &error.to_string())), &[]);
+    }
+    error.exit_code()
+}
