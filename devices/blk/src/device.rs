@@ -1,0 +1,210 @@
+//! The virtio-blk device (virtio 1.2, §5.2): what it offers, and what each request does.
+//!
+//! Without VIRTIO_BLK_F_FLUSH the driver has no way to ask for durability, so each write is durable when it is
+//! answered; with it, when the next flush is (§5.2.6.2). The cache mode cannot be changed: CONFIG_WCE is not offered.
+
+use std::sync::Arc;
+
+use device_backend::{Device, Durability, Error, Handler, Reader, Writer};
+use nix::errno::Errno;
+use protocol::BlkOptions;
+
+use crate::disk::Disk;
+use crate::geometry::AlignedBuffer;
+use crate::request::{
+    CheckedSegment, ID_BYTES, Limits, MAX_DISCARD_SECTORS, MAX_SEGMENTS, MAX_WRITE_ZEROES_SECTORS, Range,
+    Request, SegmentKind, parse, parse_segment,
+};
+use crate::wire::{Config, Header, SECTOR_SIZE, Segment, Status, feature};
+
+/// Bytes of the largest segment that drivers are asked to make. A larger one is served all the same.
+const SIZE_MAX: u32 = 4 << 20;
+
+/// A disk as a virtio device.
+pub struct Blk {
+    disk: Disk,
+    limits: Limits,
+    serial: [u8; ID_BYTES],
+    queues: u16,
+    queue_size: u16,
+}
+
+impl Blk {
+    /// Serves `disk` as `options` say.
+    ///
+    /// # Errors
+    /// A serial that is too long.
+    pub fn new(options: &BlkOptions, disk: Disk) -> Result<Self, Error> {
+        let mut serial = [0; ID_BYTES];
+        let bytes = options.serial.as_bytes();
+        let part = serial.get_mut(..bytes.len()).ok_or_else(|| {
+            Error::Resource(format!("serial {:?} is longer than {ID_BYTES} bytes", options.serial))
+        })?;
+        part.copy_from_slice(bytes);
+        let capacity = disk.geometry().size / SECTOR_SIZE;
+        let (readonly, discard) = (options.readonly, options.discard && !options.readonly);
+        let limits = Limits { capacity, readonly, discard };
+        Ok(Self { disk, limits, serial, queues: options.queues, queue_size: options.queue_size })
+    }
+}
+
+impl Device for Blk {
+    fn features(&self) -> u64 {
+        let mut features = feature::SIZE_MAX
+            | feature::SEG_MAX
+            | feature::BLK_SIZE
+            | feature::FLUSH
+            | feature::TOPOLOGY
+            | feature::MQ;
+        if self.limits.readonly {
+            features |= feature::RO;
+        } else {
+            features |= feature::WRITE_ZEROES;
+        }
+        if self.limits.discard {
+            features |= feature::DISCARD;
+        }
+        features
+    }
+
+    fn config(&self) -> Vec<u8> {
+        let geometry = self.disk.geometry();
+        let blocks = |bytes: u32| bytes.checked_div(geometry.logical).unwrap_or(0);
+        let discard = if self.limits.discard { MAX_DISCARD_SECTORS } else { 0 };
+        let zeroes = if self.limits.readonly { 0 } else { MAX_WRITE_ZEROES_SECTORS };
+        let segments = u32::try_from(MAX_SEGMENTS).unwrap_or(1);
+        let config = Config {
+            capacity: self.limits.capacity,
+            size_max: SIZE_MAX,
+            // A request is a header, its data and a status, and no longer than the queue.
+            seg_max: u32::from(self.queue_size).saturating_sub(2).max(1),
+            blk_size: geometry.logical,
+            physical_block_exp: u8::try_from(blocks(geometry.physical).max(1).ilog2()).unwrap_or(0),
+            alignment_offset: 0,
+            min_io_size: u16::try_from(blocks(geometry.minimum_io)).unwrap_or(0),
+            opt_io_size: blocks(geometry.optimal_io),
+            num_queues: self.queues,
+            max_discard_sectors: discard,
+            max_discard_seg: if discard == 0 { 0 } else { segments },
+            discard_sector_alignment: blocks(geometry.physical).saturating_mul(geometry.logical / 512),
+            max_write_zeroes_sectors: zeroes,
+            max_write_zeroes_seg: if zeroes == 0 { 0 } else { segments },
+            write_zeroes_may_unmap: self.limits.discard,
+        };
+        config.bytes()
+    }
+
+    fn queues(&self) -> u16 {
+        self.queues
+    }
+
+    fn handler(self: &Arc<Self>, _queue: u16) -> Box<dyn Handler> {
+        Box::new(BlkQueue { blk: Arc::clone(self), buffer: AlignedBuffer::new() })
+    }
+}
+
+/// One queue.
+struct BlkQueue {
+    blk: Arc<Blk>,
+    buffer: AlignedBuffer,
+}
+
+impl Handler for BlkQueue {
+    fn handle(
+        &mut self,
+        features: u64,
+        mut reader: Reader<'_, '_>,
+        mut writer: Writer<'_, '_>,
+    ) -> Result<u32, &'static str> {
+        let room = writer.remaining().checked_sub(1).ok_or("a request has no room for its status")?;
+        let mut status_byte = writer.split_off(room);
+        let durability =
+            if features & feature::FLUSH == 0 { Durability::Immediate } else { Durability::Flushed };
+        let status = self.serve(durability, &mut reader, &mut writer);
+        status_byte.write_all(&[status as u8]).map_err(|_| "a request has no room for its status")?;
+        // The status counts only when everything before it was written: what is reported has no gap.
+        let data = room.saturating_sub(writer.remaining());
+        let written = if data == room { room.saturating_add(1) } else { data };
+        Ok(u32::try_from(written).unwrap_or(u32::MAX))
+    }
+}
+
+impl BlkQueue {
+    fn serve(
+        &mut self,
+        durability: Durability,
+        reader: &mut Reader<'_, '_>,
+        writer: &mut Writer<'_, '_>,
+    ) -> Status {
+        let mut header = [0; 16];
+        if reader.read_exact(&mut header).is_err() {
+            return Status::IoErr;
+        }
+        let limits = self.blk.limits;
+        let disk = &self.blk.disk;
+        match parse(Header::parse(header), reader.remaining(), writer.remaining(), limits) {
+            Err(status) => status,
+            Ok(Request::In(range)) => {
+                let (_, complete) = disk.read(range, writer, &mut self.buffer);
+                if complete { Status::Ok } else { Status::IoErr }
+            }
+            Ok(Request::Out(range)) => status(disk.write(range, reader, durability, &mut self.buffer)),
+            Ok(Request::Flush) => status(disk.flush()),
+            Ok(Request::GetId) => {
+                let length = writer.remaining().min(ID_BYTES);
+                let id = self.blk.serial.get(..length).unwrap_or_default();
+                if writer.write_all(id).is_ok() { Status::Ok } else { Status::IoErr }
+            }
+            Ok(Request::Segments(kind, count)) => self.segments(kind, count, durability, reader),
+        }
+    }
+
+    /// All segments are checked before the first is done.
+    fn segments(
+        &mut self,
+        kind: SegmentKind,
+        count: usize,
+        durability: Durability,
+        reader: &mut Reader<'_, '_>,
+    ) -> Status {
+        let nothing = CheckedSegment { range: Range { offset: 0, length: 0 }, unmap: false };
+        let mut segments = [nothing; MAX_SEGMENTS];
+        for segment in segments.iter_mut().take(count) {
+            let mut bytes = [0; Segment::SIZE];
+            if reader.read_exact(&mut bytes).is_err() {
+                return Status::IoErr;
+            }
+            match parse_segment(kind, bytes, self.blk.limits) {
+                Ok(checked) => *segment = checked,
+                Err(status) => return status,
+            }
+        }
+        status(self.apply(kind, segments.get(..count).unwrap_or_default(), durability))
+    }
+
+    fn apply(
+        &mut self,
+        kind: SegmentKind,
+        segments: &[CheckedSegment],
+        durability: Durability,
+    ) -> Result<(), Errno> {
+        let disk = &self.blk.disk;
+        for segment in segments {
+            match kind {
+                SegmentKind::Discard => disk.discard(segment.range)?,
+                SegmentKind::WriteZeroes => {
+                    disk.write_zeroes(segment.range, segment.unmap, &mut self.buffer)?;
+                }
+            }
+        }
+        if durability == Durability::Immediate { disk.flush() } else { Ok(()) }
+    }
+}
+
+fn status(result: Result<(), Errno>) -> Status {
+    match result {
+        Ok(()) => Status::Ok,
+        // Also when the host has no space left: the driver knows one kind of failure.
+        Err(_) => Status::IoErr,
+    }
+}

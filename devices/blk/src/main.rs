@@ -1,0 +1,100 @@
+//! `device-blk`: a virtio block device (virtio 1.2, §5.2) backed by one raw file or block device.
+//!
+//! Raw means raw: the content is never looked at to find out a format, since the guest writes the content.
+
+mod device;
+mod disk;
+mod geometry;
+mod request;
+mod wire;
+
+use std::fs::OpenOptions;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use device_backend::{Capabilities, DeviceProgram, Error};
+use lexopt::{Parser, ValueExt};
+use nix::fcntl::OFlag;
+use protocol::{BlkOptions, DeviceOptions};
+
+use device::Blk;
+use disk::Disk;
+
+fn main() -> ExitCode {
+    device_backend::run::<DeviceBlk>()
+}
+
+struct DeviceBlk;
+
+/// The stand-alone command line.
+#[derive(Default)]
+struct Arguments {
+    path: Option<PathBuf>,
+    readonly: bool,
+    direct: bool,
+    serial: String,
+    queues: Option<u16>,
+    queue_size: Option<u16>,
+    keep_space: bool,
+}
+
+impl DeviceProgram for DeviceBlk {
+    type Device = Blk;
+    type Arguments = Arguments;
+    const PROGRAM: sandbox_policies::Program = sandbox_policies::Program::DeviceBlk;
+    const CAPABILITIES: Capabilities = Capabilities { kind: "block", features: &["read-only", "blk-file"] };
+    const HELP: &'static str = "The disk:\n\
+        \x20 --path=PATH, --blk-file=PATH  a raw image or a block device\n\
+        \x20 --read-only            refuse every change\n\
+        \x20 --direct               bypass the host's page cache\n\
+        \x20 --serial=TEXT          at most 20 bytes\n\
+        \x20 --queues=N             1 to 64, default 1\n\
+        \x20 --queue-size=N         a power of two up to 1024, default 128: the front end's, which sets how\n\
+        \x20                        many segments a request may have\n\
+        \x20 --no-discard           keep the space that the guest discards\n";
+
+    fn argument(arguments: &mut Arguments, name: &str, parser: &mut Parser) -> Result<bool, Error> {
+        match name {
+            "path" | "blk-file" => arguments.path = Some(parser.value()?.into()),
+            "read-only" => arguments.readonly = true,
+            "direct" => arguments.direct = true,
+            "serial" => arguments.serial = parser.value()?.string()?,
+            "queues" => arguments.queues = Some(parser.value()?.parse()?),
+            "queue-size" => arguments.queue_size = Some(parser.value()?.parse()?),
+            "no-discard" => arguments.keep_space = true,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn open(arguments: Arguments) -> Result<(DeviceOptions, OwnedFd), Error> {
+        let Some(path) = arguments.path else {
+            return Err(Error::Usage("which disk? Give --path=PATH".to_owned()));
+        };
+        // Never waits, as for the other end of a pipe that somebody put there.
+        let flags = if arguments.direct { OFlag::O_DIRECT } else { OFlag::empty() } | OFlag::O_NONBLOCK;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(!arguments.readonly)
+            .custom_flags(flags.bits())
+            .open(&path)
+            .map_err(|error| Error::Resource(format!("cannot open {}: {error}", path.display())))?;
+        let options = BlkOptions {
+            readonly: arguments.readonly,
+            direct: arguments.direct,
+            serial: arguments.serial,
+            queues: arguments.queues.unwrap_or(1),
+            queue_size: arguments.queue_size.unwrap_or(128),
+            discard: !arguments.keep_space,
+        };
+        Ok((DeviceOptions::Blk(options), file.into()))
+    }
+
+    fn device(options: DeviceOptions, resource: OwnedFd) -> Result<Blk, Error> {
+        let DeviceOptions::Blk(options) = options else { return Err(Error::DeviceType) };
+        let disk = Disk::new(resource, options.direct)?;
+        Blk::new(&options, disk)
+    }
+}
