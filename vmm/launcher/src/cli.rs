@@ -1,0 +1,135 @@
+//! The command line: the settings of [`Config`], and what is not a setting (`--config`, `--dry-run`).
+//!
+//! Invariant: whatever is wrong with the arguments is said in one line; clap's own layout of several lines is
+//! folded before it reaches a person's terminal or log.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use crate::config::Config;
+use crate::error::Error;
+use crate::exit_code;
+
+const EXAMPLES: &str = "\
+Examples:
+  A kernel and nothing else; it will say that it finds no root file system:
+    vmm --kernel vmlinuz --cmdline 'console=ttyS0 panic=-1'
+  A distribution's kernel and initrd, and a raw disk image:
+    vmm --kernel vmlinuz --initrd initrd.img --cmdline 'console=ttyS0 root=/dev/vda' \\
+        --cpus 2 --memory 512M --device blk,path=disk.raw,serial=root,queues=2
+  A back end that somebody else started, and what would be done with it:
+    vmm --kernel vmlinuz --device blk,socket=/run/my.sock --dry-run
+  The same settings in a file (TOML; each option by its long name, a [[device]] table per device):
+    vmm --config guest.toml
+
+Devices:
+  blk,path=FILE      a raw image or block device, served by device-blk
+      readonly=on|off (off)   direct=on|off (off: through the host's page cache)
+      discard=on|off (on)     lock=on|off (on: refuse an image that another program uses)
+      serial=TEXT             queues=N (1)            queue-size=N (256)
+      on-failure=restart|fail|stop (restart: a program that dies is replaced, and the guest goes on)
+  rng                a virtio-rng that gives the guest entropy of the host, served by device-rng
+      path=FILE (/dev/urandom)                        queue-size=N (256)
+      on-failure=restart|fail|stop (restart)
+  TYPE,socket=PATH   any virtio device, served by the vhost-user back end that listens there
+      queues=N                queue-size=N (256)      on-failure=fail|stop (stop)
+  A comma within a value is written twice.
+
+Signals:
+  TERM, INT, HUP     press the guest's power button; kill after --shutdown-timeout, or at a second signal
+  QUIT               kill at once
+  USR1               print the core's counters";
+
+/// Runs a virtual machine whose devices are programs of their own, each confined to what it needs.
+#[derive(Debug, Parser)]
+#[command(name = "vmm", version, after_help = after_help(), max_term_width = 110)]
+pub struct CommandLine {
+    /// Read settings from a TOML file; what the command line says as well goes before it.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Check all input and print what would be opened, spawned and granted, then end.
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// What may stand in the file too.
+    #[command(flatten)]
+    pub settings: Config,
+}
+
+/// What the arguments ask for.
+#[derive(Debug)]
+pub enum Request {
+    /// Run (or dry-run) a machine.
+    Run(Box<CommandLine>),
+    /// Print a text (`--help`, `--version`) and end well.
+    Print(String),
+}
+
+/// Reads the arguments, the program's name first.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, Error> {
+    match CommandLine::try_parse_from(arguments) {
+        Ok(line) => Ok(Request::Run(Box::new(line))),
+        Err(error) => match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                Ok(Request::Print(error.render().to_string()))
+            }
+            _ => Err(Error::Usage(one_line(&error.render().to_string()))),
+        },
+    }
+}
+
+fn after_help() -> String {
+    format!("{EXAMPLES}\n\nExit codes:\n{}", exit_code::table())
+}
+
+/// Folds clap's message (what is wrong, a tip or a list, usage) into one line, without the usage.
+fn one_line(rendered: &str) -> String {
+    let told = rendered.lines().map(str::trim).filter(|line| !line.is_empty());
+    let told: Vec<&str> =
+        told.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more")).collect();
+    let told = told.join("; ").replace(":; ", ": ");
+    format!("{}; see vmm --help", told.strip_prefix("error: ").unwrap_or(&told))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(arguments: &[&str]) -> Result<Request, Error> {
+        parse(std::iter::once("vmm").chain(arguments.iter().copied()).map(OsString::from))
+    }
+
+    #[test]
+    fn clap_finds_no_contradiction_in_the_definition() {
+        use clap::CommandFactory;
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn an_unknown_option_is_one_line_that_names_the_nearest() {
+        let Err(Error::Usage(text)) = line(&["--memroy", "1G"]) else { panic!("accepted") };
+        assert!(text.contains("'--memroy'") && text.contains("'--memory'"), "{text}");
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(!text.contains("Usage"), "{text}");
+    }
+
+    #[test]
+    fn a_missing_value_and_a_bad_choice_are_one_line() {
+        for arguments in [&["--kernel"][..], &["--sandbox=none"], &["--cpus", "two"], &["stray"]] {
+            let Err(Error::Usage(text)) = line(arguments) else { panic!("accepted {arguments:?}") };
+            assert_eq!(text.lines().count(), 1, "{text}");
+        }
+        let Err(Error::Usage(text)) = line(&["--sandbox=none"]) else { panic!("accepted") };
+        assert!(text.contains("required") && text.contains("available"), "{text}");
+    }
+
+    #[test]
+    fn help_holds_the_exit_codes_and_is_no_error() {
+        let Ok(Request::Print(text)) = line(&["--help"]) else { panic!("no help") };
+        assert!(text.contains("Exit codes:") && text.contains("the guest asked for a reset"), "{text}");
+    }
+}

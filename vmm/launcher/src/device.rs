@@ -1,0 +1,349 @@
+//! What a device's words mean: the typed device behind a [`DeviceOption`].
+//!
+//! Two kinds exist: those that a program of ours serves (`blk` with `path=`, `rng`), and those of every virtio type
+//! that somebody else's vhost-user back end serves (`socket=`). An option that the kind does not know is an
+//! error that names the nearest; nothing is guessed from the contents of a file.
+
+use std::path::PathBuf;
+
+use protocol::{BlkOptions, DeviceOptions, limits};
+use sandbox_policies::Program;
+
+use crate::device_option::DeviceOption;
+use crate::error::Error;
+use crate::nearest;
+
+/// virtio device types by the names that the field uses (virtio 1.3, section 5).
+const TYPES: [(&str, u16); 17] = [
+    ("net", 1),
+    ("blk", 2),
+    ("console", 3),
+    ("rng", 4),
+    ("balloon", 5),
+    ("scsi", 8),
+    ("gpu", 16),
+    ("input", 18),
+    ("vsock", 19),
+    ("crypto", 20),
+    ("sound", 25),
+    ("fs", 26),
+    ("pmem", 27),
+    ("rpmb", 28),
+    ("scmi", 32),
+    ("i2c", 34),
+    ("gpio", 41),
+];
+
+const QUEUE_SIZE: u16 = 256;
+/// What fills a virtio-rng if the user names nothing else.
+const GENERATOR: &str = "/dev/urandom";
+
+/// A device of the machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Type and number of its kind, as in `blk0`.
+    pub name: String,
+    /// PCI device number.
+    pub slot: u8,
+    /// virtio device type.
+    pub virtio_type: u16,
+    /// Queues wanted; 0 for what the back end offers.
+    pub queues: u16,
+    /// Largest size of a queue.
+    pub queue_size: u16,
+    /// Who serves it.
+    pub back_end: BackEnd,
+    /// What becomes of it when who serves it dies.
+    pub on_failure: OnFailure,
+}
+
+/// What becomes of a device when who serves it dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnFailure {
+    /// Its program is started again and the guest goes on; one that dies over and over ends the machine.
+    Restart,
+    /// The device fails, and the guest goes on without.
+    Fail,
+    /// The machine ends.
+    Stop,
+}
+
+/// Who serves a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BackEnd {
+    /// `device-blk`.
+    Blk(Blk),
+    /// `device-rng`, from this generator of the host.
+    Rng(PathBuf),
+    /// Whoever listens there.
+    Socket(PathBuf),
+}
+
+impl BackEnd {
+    /// The program of ours that serves it, and what that is told.
+    pub fn program(&self) -> Option<(Program, DeviceOptions)> {
+        match self {
+            BackEnd::Blk(blk) => Some((Program::DeviceBlk, DeviceOptions::Blk(blk.options.clone()))),
+            BackEnd::Rng(_) => Some((Program::DeviceRng, DeviceOptions::Rng)),
+            BackEnd::Socket(_) => None,
+        }
+    }
+}
+
+/// A disk that `device-blk` serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blk {
+    /// The image or block device.
+    pub path: PathBuf,
+    /// Whether to claim it against other programs.
+    pub lock: bool,
+    /// What the program is told.
+    pub options: BlkOptions,
+}
+
+/// The devices in order; names count within a type.
+pub fn devices(words: &[DeviceOption]) -> Result<Vec<Device>, Error> {
+    if words.len() > limits::MAX_DEVICES {
+        return Err(Error::Devices { wanted: words.len(), most: limits::MAX_DEVICES });
+    }
+    let mut devices: Vec<Device> = Vec::new();
+    for (slot, word) in (1u8..).zip(words) {
+        let of_its_kind = words.iter().take(devices.len()).filter(|other| other.kind == word.kind).count();
+        devices.push(device(word, slot, format!("{}{of_its_kind}", word.kind))?);
+    }
+    Ok(devices)
+}
+
+fn device(word: &DeviceOption, slot: u8, name: String) -> Result<Device, Error> {
+    let wrong = |text: String| Error::Device { name: word.kind.clone(), text };
+    let Some((kind, virtio_type)) = TYPES.iter().find(|(known, _)| *known == word.kind) else {
+        let names = TYPES.iter().map(|(known, _)| *known);
+        let hint = nearest::hint(&word.kind, names.clone());
+        let names: Vec<&str> = names.collect();
+        return Err(wrong(format!(
+            "unknown device type '{}'{hint}; known are {}",
+            word.kind,
+            names.join(", ")
+        )));
+    };
+    let mut options = Options { name: &name, word, known: Vec::new() };
+    let socket = options.text("socket");
+    let queues = options.queues()?;
+    let queue_size = options.queue_size()?;
+    let back_end = match (socket, *kind) {
+        (Some(path), _) => BackEnd::Socket(PathBuf::from(path)),
+        (None, "blk") => BackEnd::Blk(options.blk(queues, queue_size)?),
+        (None, "rng") => BackEnd::Rng(options.rng(queues)?),
+        (None, kind) => {
+            let text =
+                format!("no program of vmm serves it: name a vhost-user back end with {kind},socket=PATH");
+            return Err(options.wrong(text));
+        }
+    };
+    let on_failure = options.on_failure(back_end.program().is_some())?;
+    options.nothing_else()?;
+    let queues = match back_end {
+        BackEnd::Blk(_) | BackEnd::Rng(_) => queues.unwrap_or(1),
+        BackEnd::Socket(_) => queues.unwrap_or(0),
+    };
+    Ok(Device { name, slot, virtio_type: *virtio_type, queues, queue_size, back_end, on_failure })
+}
+
+/// The options of one device; remembers which were asked for, so that the others can be refused.
+struct Options<'a> {
+    name: &'a str,
+    word: &'a DeviceOption,
+    known: Vec<&'static str>,
+}
+
+impl<'a> Options<'a> {
+    fn wrong(&self, text: String) -> Error {
+        Error::Device { name: self.name.to_owned(), text }
+    }
+
+    fn text(&mut self, key: &'static str) -> Option<&'a str> {
+        self.known.push(key);
+        self.word.options.get(key).map(String::as_str)
+    }
+
+    fn switch(&mut self, key: &'static str, default: bool) -> Result<bool, Error> {
+        match self.text(key) {
+            None => Ok(default),
+            Some("on" | "true") => Ok(true),
+            Some("off" | "false") => Ok(false),
+            Some(other) => Err(self.wrong(format!("{key}={other} is neither on nor off"))),
+        }
+    }
+
+    fn queues(&mut self) -> Result<Option<u16>, Error> {
+        let Some(text) = self.text("queues") else { return Ok(None) };
+        match text.parse() {
+            Ok(count) if (1..=limits::MAX_QUEUES).contains(&count) => Ok(Some(count)),
+            _ => Err(self.wrong(format!("queues={text} is not a number from 1 to {}", limits::MAX_QUEUES))),
+        }
+    }
+
+    fn queue_size(&mut self) -> Result<u16, Error> {
+        let Some(text) = self.text("queue-size") else { return Ok(QUEUE_SIZE) };
+        match text.parse::<u16>() {
+            Ok(size) if size.is_power_of_two() && (2..=limits::MAX_QUEUE_SIZE).contains(&size) => Ok(size),
+            _ => {
+                let most = limits::MAX_QUEUE_SIZE;
+                Err(self.wrong(format!("queue-size={text} is not a power of two from 2 to {most}")))
+            }
+        }
+    }
+
+    /// Whoever runs a back end of somebody else starts it again: we could only connect, and no longer can.
+    fn on_failure(&mut self, ours: bool) -> Result<OnFailure, Error> {
+        match self.text("on-failure") {
+            None if ours => Ok(OnFailure::Restart),
+            None | Some("stop") => Ok(OnFailure::Stop),
+            Some("fail") => Ok(OnFailure::Fail),
+            Some("restart") if ours => Ok(OnFailure::Restart),
+            Some("restart") => Err(self
+                .wrong("on-failure=restart is for programs that vmm starts; give stop or fail".to_owned())),
+            Some(other) => Err(self.wrong(format!("on-failure={other} is none of restart, fail and stop"))),
+        }
+    }
+
+    fn blk(&mut self, queues: Option<u16>, queue_size: u16) -> Result<Blk, Error> {
+        let path = self.text("path").filter(|path| !path.is_empty());
+        let serial = self.text("serial").unwrap_or_default();
+        let printable = serial.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+        if serial.len() > limits::MAX_SERIAL || !printable {
+            let most = limits::MAX_SERIAL;
+            return Err(
+                self.wrong(format!("serial='{serial}' is not at most {most} printable ASCII characters"))
+            );
+        }
+        let options = BlkOptions {
+            readonly: self.switch("readonly", false)?,
+            direct: self.switch("direct", false)?,
+            serial: serial.to_owned(),
+            queues: queues.unwrap_or(1),
+            queue_size,
+            discard: self.switch("discard", true)?,
+        };
+        let lock = self.switch("lock", true)?;
+        self.known.push("on-failure");
+        // A slip in the name of an option is the likelier cause, and says more.
+        self.nothing_else()?;
+        let path = path.ok_or_else(|| self.wrong("neither path=FILE nor socket=PATH is given".to_owned()))?;
+        Ok(Blk { path: PathBuf::from(path), lock, options })
+    }
+
+    fn rng(&mut self, queues: Option<u16>) -> Result<PathBuf, Error> {
+        if let Some(queues) = queues.filter(|queues| *queues != 1) {
+            return Err(self.wrong(format!("queues={queues}: a virtio-rng has one queue")));
+        }
+        Ok(PathBuf::from(self.text("path").unwrap_or(GENERATOR)))
+    }
+
+    fn nothing_else(&self) -> Result<(), Error> {
+        let Some(key) = self.word.options.keys().find(|key| !self.known.contains(&key.as_str())) else {
+            return Ok(());
+        };
+        let hint = nearest::hint(key, self.known.iter().copied());
+        let mut known = self.known.clone();
+        known.sort_unstable();
+        Err(self.wrong(format!("unknown option '{key}'{hint}; known here are {}", known.join(", "))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(words: &[&str]) -> Result<Vec<Device>, Error> {
+        let words: Vec<DeviceOption> = words.iter().map(|word| word.parse().unwrap()).collect();
+        devices(&words)
+    }
+
+    fn refused(word: &str) -> String {
+        parsed(&[word]).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn names_count_within_a_type_and_slots_over_all() {
+        let devices = parsed(&["blk,path=a", "rng,socket=/r", "blk,path=b"]).unwrap();
+        let named: Vec<(&str, u8, u16)> =
+            devices.iter().map(|device| (device.name.as_str(), device.slot, device.virtio_type)).collect();
+        assert_eq!(named, [("blk0", 1, 2), ("rng0", 2, 4), ("blk1", 3, 2)]);
+    }
+
+    #[test]
+    fn a_disk_has_the_options_that_it_was_given() {
+        let word =
+            "blk,path=d,readonly=on,direct=on,discard=off,lock=off,serial=root,queues=2,queue-size=128";
+        let device = parsed(&[word]).unwrap().remove(0);
+        let options = BlkOptions {
+            readonly: true,
+            direct: true,
+            serial: "root".to_owned(),
+            queues: 2,
+            queue_size: 128,
+            discard: false,
+        };
+        assert_eq!(device.back_end, BackEnd::Blk(Blk { path: PathBuf::from("d"), lock: false, options }));
+        assert_eq!((device.queues, device.queue_size), (2, 128));
+    }
+
+    #[test]
+    fn entropy_is_the_hosts_if_nothing_else_is_said() {
+        let device = parsed(&["rng"]).unwrap().remove(0);
+        assert_eq!(device.back_end, BackEnd::Rng(PathBuf::from("/dev/urandom")));
+        assert_eq!((device.virtio_type, device.queues), (4, 1));
+        let device = parsed(&["rng,path=/dev/hwrng,queues=1"]).unwrap().remove(0);
+        assert_eq!(device.back_end, BackEnd::Rng(PathBuf::from("/dev/hwrng")));
+        assert!(refused("rng,queues=2").contains("one queue"));
+        assert!(refused("rng,readonly=on").contains("unknown option 'readonly'"));
+    }
+
+    #[test]
+    fn a_back_end_of_others_decides_on_its_queues() {
+        let device = parsed(&["fs,socket=/run/fs.sock"]).unwrap().remove(0);
+        assert_eq!(device.back_end, BackEnd::Socket(PathBuf::from("/run/fs.sock")));
+        assert_eq!((device.virtio_type, device.queues), (26, 0));
+    }
+
+    #[test]
+    fn what_a_death_means_is_said_or_goes_by_who_serves() {
+        let meant = |word: &str| parsed(&[word]).map(|devices| devices[0].on_failure);
+        assert_eq!(meant("blk,path=d").unwrap(), OnFailure::Restart);
+        assert_eq!(meant("blk,path=d,on-failure=fail").unwrap(), OnFailure::Fail);
+        assert_eq!(meant("blk,socket=/s").unwrap(), OnFailure::Stop);
+        assert_eq!(meant("blk,socket=/s,on-failure=fail").unwrap(), OnFailure::Fail);
+        assert!(refused("blk,socket=/s,on-failure=restart").contains("programs that vmm starts"));
+        assert!(refused("blk,path=d,on-failure=panic").contains("none of restart"));
+    }
+
+    #[test]
+    fn unknown_words_are_refused_with_the_nearest() {
+        assert!(refused("blck,path=d").contains("did you mean 'blk'"));
+        assert!(refused("blk,path=d,readnoly=on").contains("did you mean 'readonly'"));
+        assert!(refused("blk,paht=d").contains("did you mean 'path'"));
+        assert!(refused("blk,socket=/s,serial=x").contains("unknown option 'serial'"));
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused() {
+        for word in [
+            "blk",
+            "blk,path=",
+            "net,queues=1",
+            "blk,path=d,readonly=maybe",
+            "blk,path=d,queues=0",
+            "blk,path=d,queues=65",
+            "blk,path=d,queue-size=100",
+            "blk,path=d,queue-size=2048",
+            "blk,path=d,serial=123456789012345678901",
+            "blk,path=d,serial=é",
+        ] {
+            assert!(parsed(&[word]).is_err(), "{word}");
+        }
+        let words = vec!["rng,socket=/r"; 32];
+        assert!(matches!(parsed(&words), Err(Error::Devices { wanted: 32, most: 31 })));
+        assert_eq!(parsed(&words[1..]).unwrap().len(), 31);
+    }
+}

@@ -1,0 +1,55 @@
+//! How a device's program comes to serve its device: spawned, told once what it serves, connected to the core.
+//!
+//! The same for the first one and for each of its successors, so that a successor has the same resource and the same
+//! confinement. A vhost-user socket pair has one end in the device and one in the core; nobody else keeps either, so
+//! that the death of one is seen by the other.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use protocol::{Channel, DeviceOptions, DeviceSetup, Message, ToDevice};
+
+use crate::error::Error;
+use crate::spawn::{Spawn, Spawned, Spawning};
+
+/// What it takes to have a device served.
+#[derive(Debug)]
+pub struct DeviceProcess<'a> {
+    /// The program.
+    pub spawning: Spawning<'a>,
+    /// What it is told.
+    pub options: DeviceOptions,
+    /// What it serves.
+    pub resource: BorrowedFd<'a>,
+}
+
+impl DeviceProcess<'_> {
+    /// The process, and the core's end of its vhost-user connection.
+    pub fn spawn(&self, spawn: Spawn) -> Result<(Spawned, OwnedFd), Error> {
+        let name = self.spawning.name;
+        let (front_end, back_end) =
+            socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)
+                .map_err(Error::system("make a vhost-user socket pair"))?;
+        let mut spawned = self.spawning.spawn(spawn)?;
+        let setup = DeviceSetup { name: name.to_owned(), options: self.options.clone() };
+        let fds = [back_end.as_fd(), self.resource];
+        if let Err(error) = tell(name, &spawned.1, &ToDevice::Setup(setup), &fds) {
+            let _ = spawned.0.kill();
+            let _ = spawned.0.wait();
+            return Err(error);
+        }
+        Ok((spawned, front_end))
+    }
+}
+
+/// Sends one message. A peer that is dead already is no error here: how it died is seen and said by the supervisor.
+pub fn tell<M: Message>(name: &str, to: &Channel, message: &M, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
+    match to.send(message, fds) {
+        Err(protocol::Error::System {
+            errno: nix::errno::Errno::EPIPE | nix::errno::Errno::ECONNRESET,
+            ..
+        }) => Ok(()),
+        Err(error) => Err(Error::HandOver { name: name.to_owned(), error }),
+        Ok(()) => Ok(()),
+    }
+}

@@ -1,0 +1,127 @@
+//! `--dry-run`: what a machine would open, spawn and grant, one line each. The input is checked as for a run.
+
+use std::fmt::Write;
+
+use protocol::memory_layout;
+use sandbox_policies::Program;
+
+use crate::config::{Console, HugePages};
+use crate::device::{BackEnd, Blk, Device};
+use crate::handover;
+use crate::inputs::{Inputs, Resource};
+use crate::machine::Machine;
+use crate::programs::{self, Executable};
+use crate::spawn::HAND_OVER;
+
+/// The plan of a machine whose inputs are open.
+pub fn plan(machine: &Machine, inputs: &Inputs) -> String {
+    let mut plan = String::new();
+    let mut add = |line: String| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(plan, "{}", crate::report::printable(&line));
+    };
+    opened(machine, inputs).into_iter().for_each(&mut add);
+    for region in memory_layout::regions(machine.memory.0) {
+        let pages = match machine.huge_pages {
+            HugePages::Off => "ordinary pages",
+            HugePages::Default => "huge pages of the host's default size",
+            HugePages::Mib2 => "2M huge pages",
+            HugePages::Gib1 => "1G huge pages",
+        };
+        let size = crate::size::Size(region.size);
+        add(format!(
+            "make   memfd of {size} for guest address {:#x}: {pages}, sealed shrink grow seal",
+            region.guest_phys
+        ));
+    }
+    if let Some(path) = &machine.cgroup {
+        add(format!("make   a control group for each program in {}", path.display()));
+    }
+    for device in &machine.devices {
+        let program = device.back_end.program();
+        let executable = program.and_then(|(program, _)| programs::among(&inputs.device_programs, program));
+        if let Some(executable) = executable {
+            add(spawned(machine, executable, &device.name));
+            let resource = if let BackEnd::Rng(_) = device.back_end { "generator" } else { "disk" };
+            add(granted(&device.name, &["vhost-user socket".to_owned(), resource.to_owned()]));
+        }
+    }
+    add(spawned(machine, &inputs.core, Program::Core.name()));
+    add(granted(Program::Core.name(), &core_descriptors(machine)));
+    add(format!("confine vmm itself: policy vmm, stage {}", stages(Program::Launcher)));
+    plan
+}
+
+fn opened(machine: &Machine, inputs: &Inputs) -> Vec<String> {
+    let mut lines = vec![
+        format!("open   {} for reading: kernel", machine.kernel.display()),
+        format!("open   {} for reading and writing: KVM", machine.kvm.display()),
+        "open   /dev/null for reading and writing: descriptors 0 and 1 of every program".to_owned(),
+    ];
+    lines.extend(machine.initrd.iter().map(|path| format!("open   {} for reading: initrd", path.display())));
+    match &machine.console {
+        Console::Stdio => lines.push("use    standard input and output: console".to_owned()),
+        Console::None => {}
+        Console::File(path) => lines.push(format!("open   {} for appending: console output", path.display())),
+    }
+    for (device, resource) in machine.devices.iter().zip(&inputs.resources) {
+        lines.push(match (&device.back_end, resource) {
+            (BackEnd::Blk(blk), Resource::Disk(disk)) => opened_disk(device, blk, disk.size),
+            (BackEnd::Blk(blk), _) => opened_disk(device, blk, 0),
+            (BackEnd::Rng(path), _) => format!("open   {} for reading: {}", path.display(), device.name),
+            (BackEnd::Socket(path), _) => {
+                format!("connect to {}: {}, back end of somebody else", path.display(), device.name)
+            }
+        });
+    }
+    lines
+}
+
+fn opened_disk(device: &Device, blk: &Blk, size: u64) -> String {
+    let access = if blk.options.readonly { "reading" } else { "reading and writing" };
+    let direct = if blk.options.direct { ", direct" } else { "" };
+    let lock = match (blk.lock, blk.options.readonly) {
+        (false, _) => "not locked",
+        (true, true) => "locked for readers",
+        (true, false) => "locked for one writer",
+    };
+    format!("open   {} for {access}{direct}, {lock}: {}, {size} bytes", blk.path.display(), device.name)
+}
+
+fn spawned(machine: &Machine, executable: &Executable, name: &str) -> String {
+    let (path, program) = (executable.path.display(), executable.program);
+    let requirement = handover::requirement(machine);
+    let stages = stages(program);
+    format!(
+        "spawn  {name}: {path} {HAND_OVER} --sandbox={requirement}; policy {}, stages {stages}",
+        program.name()
+    )
+}
+
+fn granted(name: &str, by_message: &[String]) -> String {
+    let inherited = "0 and 1 /dev/null, 2 log pipe, 3 control channel";
+    format!("grant  {name}: {inherited}; by message: {}", by_message.join(", "))
+}
+
+/// In the order of the messages: `Setup`, then an `Attach` for each device.
+fn core_descriptors(machine: &Machine) -> Vec<String> {
+    let mut descriptors = vec!["KVM".to_owned()];
+    let regions = memory_layout::regions(machine.memory.0).into_iter();
+    descriptors.extend(regions.map(|region| format!("guest memory at {:#x}", region.guest_phys)));
+    descriptors.push("kernel".to_owned());
+    descriptors.extend(machine.initrd.as_ref().map(|_| "initrd".to_owned()));
+    if machine.console != Console::None {
+        descriptors.extend(["console input".to_owned(), "console output".to_owned()]);
+    }
+    let sockets = machine.devices.iter();
+    descriptors.extend(
+        sockets.map(|device| format!("vhost-user socket of {} (PCI device {})", device.name, device.slot)),
+    );
+    descriptors
+}
+
+fn stages(program: Program) -> String {
+    // The stage for programs that nobody spawned is not used here.
+    let stages = program.stages().iter().filter(|stage| **stage != sandbox_policies::Stage::StandAlone);
+    stages.map(|stage| stage.key()).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,187 @@
+//! The hand-over: every process spawned, each told once what it serves and given the descriptors for it.
+//!
+//! The spawner first, while it can be a copy of a process that holds no secret and heard no stranger; then devices, so
+//! that each back end is there when the core comes to negotiate with it. What the launcher keeps: pidfds, control
+//! channels, logs. Of the disks it keeps nothing: a lock lasts as long as a copy of its descriptor, and the copies are
+//! those of the device and of the spawner.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use protocol::{AttachDevice, CoreSetup, ToCore, limits};
+use sandbox_policies::Requirement;
+use sandbox_policies::cgroup::Group;
+use sandbox_policies::spawn::Identity;
+
+use crate::cgroup::ControlGroups;
+use crate::config::Sandbox;
+use crate::device::{Device, OnFailure};
+use crate::device_process::{DeviceProcess, tell};
+use crate::error::Error;
+use crate::inputs::{Inputs, Resource};
+use crate::machine::Machine;
+use crate::memory::Region;
+use crate::programs;
+use crate::spawn::{Process, Spawning};
+use crate::spawner::Spawner;
+
+/// The processes of a machine, the core last, and what the launcher keeps for them. Dropping it ends them all.
+#[derive(Debug)]
+pub struct Processes {
+    /// Devices in order, numbered as the spawner numbers them, then the core.
+    pub all: Vec<Process>,
+    /// Where their control groups are.
+    pub groups: ControlGroups,
+    /// The groups, of all that serve a device one after the other the same. They are removed with this.
+    _made: Vec<Group>,
+    /// Spawns devices again, if one is to be.
+    pub spawner: Option<Spawner>,
+}
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        for process in self.all.iter_mut().filter(|process| process.ended.is_none()) {
+            // Killing and waiting by pidfd fail for what is dead and reaped, and there is nothing left to try.
+            let _ = process.child.kill();
+            let _ = process.child.wait();
+        }
+    }
+}
+
+/// What the programs are to do when a layer is missing.
+pub fn requirement(machine: &Machine) -> Requirement {
+    match machine.sandbox {
+        Sandbox::Required => Requirement::Required,
+        Sandbox::Available => Requirement::Available,
+    }
+}
+
+/// Spawns everything and hands over. The core has all that it needs but the word to start.
+pub fn hand_over(machine: &Machine, inputs: &Inputs, memory: &[Region]) -> Result<Processes, Error> {
+    let requirement = requirement(machine);
+    let null = inputs.null.as_fd();
+    let groups = ControlGroups::of(machine)?;
+    // A group is removed when it is empty: dropped after the processes.
+    let mut made = Vec::new();
+    for device in &machine.devices {
+        made.push(match device.back_end.program() {
+            Some(_) => groups.group(machine, &device.name, device.queues.into())?,
+            None => None,
+        });
+    }
+    let name = inputs.core.program.name();
+    // A thread for each vCPU and one for each front end.
+    let threads = u64::from(machine.cpus).saturating_add(machine.devices.len() as u64);
+    let core_group = groups.group(machine, name, threads)?;
+    let devices = device_processes(machine, inputs, &made)?;
+    let restarts = machine.devices.iter().any(|device| device.on_failure == OnFailure::Restart);
+    let spawner = if restarts { Some(Spawner::fork(&devices, null)?) } else { None };
+    let mut processes = Processes { all: Vec::new(), groups, _made: Vec::new(), spawner };
+    let mut connections = Vec::new();
+    for device in &devices {
+        let name = device.spawning.name;
+        let (spawned, front_end) = device.spawn(sandbox_policies::spawn::spawn)?;
+        processes.all.push(Process::new(name, device.spawning.executable.program, spawned));
+        connections.push(front_end);
+    }
+    let identity = Identity::for_child(0);
+    let group = core_group.as_ref().map(AsFd::as_fd);
+    let core = Spawning { executable: &inputs.core, name, identity, requirement, null, group };
+    let core = core.spawn(sandbox_policies::spawn::spawn)?;
+    // Among the processes before it is told anything, so that an error from here on ends it too.
+    processes.all.push(Process::new(name, inputs.core.program, core));
+    drop(devices);
+    processes._made.extend(made.into_iter().chain([core_group]).flatten());
+    introduce(machine, inputs, memory, &processes, &connections)?;
+    Ok(processes)
+}
+
+/// Tells the core what the machine is made of.
+fn introduce(
+    machine: &Machine,
+    inputs: &Inputs,
+    memory: &[Region],
+    processes: &Processes,
+    connections: &[OwnedFd],
+) -> Result<(), Error> {
+    let Some(core) = processes.all.last().and_then(|core| core.control.as_ref()) else { return Ok(()) };
+    let console = inputs.console.as_ref();
+    let setup = CoreSetup {
+        memory: memory.iter().map(|region| region.region).collect(),
+        cpus: machine.cpus,
+        command_line: machine.command_line.clone(),
+        initrd: inputs.initrd.is_some(),
+        console: console.is_some(),
+    };
+    let mut fds = vec![inputs.kvm.as_fd()];
+    fds.extend(memory.iter().map(|region| region.fd.as_fd()));
+    fds.push(inputs.kernel.as_fd());
+    fds.extend(inputs.initrd.as_ref().map(AsFd::as_fd));
+    fds.extend(console.iter().flat_map(|(input, output)| [input.as_fd(), output.as_fd()]));
+    tell("vmm-core", core, &ToCore::Setup(setup), &fds)?;
+    let mut connections = connections.iter();
+    for (device, resource) in machine.devices.iter().zip(&inputs.resources) {
+        let socket = match resource {
+            Resource::Connected(socket) => Some(socket),
+            _ => connections.next(),
+        };
+        let socket = socket.ok_or_else(|| nothing_serves(device))?;
+        tell("vmm-core", core, &ToCore::Attach(attach(device)), &[socket.as_fd()])?;
+    }
+    Ok(())
+}
+
+/// What it takes to have those devices served for which there is a program of ours, in order.
+fn device_processes<'a>(
+    machine: &'a Machine,
+    inputs: &'a Inputs,
+    groups: &'a [Option<Group>],
+) -> Result<Vec<DeviceProcess<'a>>, Error> {
+    let mut processes = Vec::new();
+    let devices = machine.devices.iter().zip(&inputs.resources).zip(groups);
+    for (((device, resource), group), index) in devices.zip(1u32..) {
+        let (Some((program, options)), Some(resource)) = (device.back_end.program(), resource.descriptor())
+        else {
+            continue;
+        };
+        let executable = programs::among(&inputs.device_programs, program);
+        let executable = executable.ok_or_else(|| nothing_serves(device))?;
+        let spawning = Spawning {
+            executable,
+            name: &device.name,
+            identity: Identity::for_child(index),
+            requirement: requirement(machine),
+            null: inputs.null.as_fd(),
+            group: group.as_ref().map(AsFd::as_fd),
+        };
+        processes.push(DeviceProcess { spawning, options, resource });
+    }
+    Ok(processes)
+}
+
+fn nothing_serves(device: &Device) -> Error {
+    Error::Device { name: device.name.clone(), text: "nothing serves it".to_owned() }
+}
+
+/// Sends the word to start, and makes every channel non-blocking: from here on the launcher waits for events only.
+pub fn start(processes: &Processes) -> Result<(), Error> {
+    for process in &processes.all {
+        let Some(control) = process.control.as_ref() else { continue };
+        if process.program == sandbox_policies::Program::Core {
+            tell(&process.name, control, &ToCore::Start, &[])?;
+        }
+        let wrong = |error| Error::HandOver { name: process.name.clone(), error };
+        control.set_nonblocking(true).map_err(wrong)?;
+    }
+    Ok(())
+}
+
+fn attach(device: &Device) -> AttachDevice {
+    AttachDevice {
+        slot: device.slot,
+        name: device.name.clone(),
+        virtio_type: device.virtio_type,
+        queues: device.queues,
+        queue_size: device.queue_size,
+        deadline_ms: limits::DEFAULT_DEADLINE_MS,
+    }
+}

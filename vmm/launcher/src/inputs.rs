@@ -1,0 +1,149 @@
+//! All that a machine is made from, opened and checked before anything is spawned.
+
+use std::io::{stdin, stdout};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use sandbox_policies::Program;
+
+use crate::config::Console;
+use crate::device::{BackEnd, Device};
+use crate::error::Error;
+use crate::machine::Machine;
+use crate::open::{self, Disk};
+use crate::programs::{self, Executable};
+
+/// Whether opening may be seen by others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To run the machine.
+    Run,
+    /// To look: no console file is made, and no back end, which may serve one connection only, is connected to.
+    DryRun,
+}
+
+/// Everything open.
+#[derive(Debug)]
+pub struct Inputs {
+    /// KVM's node.
+    pub kvm: OwnedFd,
+    /// The kernel, for reading.
+    pub kernel: OwnedFd,
+    /// The initrd, for reading.
+    pub initrd: Option<OwnedFd>,
+    /// The console's input and output.
+    pub console: Option<(OwnedFd, OwnedFd)>,
+    /// Descriptors 0 and 1 of every program.
+    pub null: OwnedFd,
+    /// In the order of the machine's devices.
+    pub resources: Vec<Resource>,
+    /// `vmm-core`.
+    pub core: Executable,
+    /// The device programs that the machine needs, each once.
+    pub device_programs: Vec<Executable>,
+}
+
+/// What stands behind a device.
+#[derive(Debug)]
+pub enum Resource {
+    /// For a device program of ours.
+    Disk(Disk),
+    /// For one too: a generator.
+    Generator(OwnedFd),
+    /// A connected back end of somebody else.
+    Connected(OwnedFd),
+    /// One that was only looked at.
+    Looked,
+}
+
+impl Resource {
+    /// What a device program of ours is handed.
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Resource::Disk(disk) => Some(disk.fd.as_fd()),
+            Resource::Generator(fd) => Some(fd.as_fd()),
+            Resource::Connected(_) | Resource::Looked => None,
+        }
+    }
+}
+
+impl Inputs {
+    /// Opens all, in the order in which a person would name them.
+    pub fn open(machine: &Machine, purpose: Purpose) -> Result<Inputs, Error> {
+        let kernel = open::image("read kernel", &machine.kernel, machine.memory)?;
+        let initrd = machine
+            .initrd
+            .as_ref()
+            .map(|path| open::image("read initrd", path, machine.memory))
+            .transpose()?;
+        let resources = resources(&machine.devices, purpose)?;
+        let console = console(&machine.console, purpose)?;
+        let kvm = open::kvm(&machine.kvm)?;
+        let served = machine.devices.iter().filter_map(|device| device.back_end.program());
+        let device_programs = programs::find_all(served.map(|(program, _)| program))?;
+        let (core, null) = (programs::find(Program::Core)?, open::null()?);
+        Ok(Inputs { kvm, kernel, initrd, console, null, resources, core, device_programs })
+    }
+}
+
+fn resources(devices: &[Device], purpose: Purpose) -> Result<Vec<Resource>, Error> {
+    let mut seen: Vec<Claim<'_>> = Vec::new();
+    let mut resources = Vec::new();
+    for device in devices {
+        if let Some(claim) = Claim::new(device)? {
+            if let Some(other) = seen.iter().find(|other| other.excludes(&claim)) {
+                let text =
+                    format!("{:?} is {}'s already; give each device its own", claim.path, other.device);
+                return Err(Error::Device { name: device.name.clone(), text });
+            }
+            seen.push(claim);
+        }
+        resources.push(match (&device.back_end, purpose) {
+            (BackEnd::Blk(blk), _) => Resource::Disk(open::disk(blk)?),
+            (BackEnd::Rng(path), _) => Resource::Generator(open::generator(path)?),
+            (BackEnd::Socket(path), Purpose::Run) => Resource::Connected(open::back_end(path)?),
+            (BackEnd::Socket(_), Purpose::DryRun) => Resource::Looked,
+        });
+    }
+    Ok(resources)
+}
+
+/// What a device wants of a file or socket, told apart by inode so that two spellings of a path are one.
+struct Claim<'a> {
+    device: &'a str,
+    path: &'a Path,
+    identity: (u64, u64),
+    /// Whether it goes with others that share, too: readers, and those for whom the user takes the blame.
+    shared: bool,
+}
+
+impl<'a> Claim<'a> {
+    /// None for what any number of devices may use: a generator.
+    fn new(device: &'a Device) -> Result<Option<Claim<'a>>, Error> {
+        let (path, identity, shared) = match &device.back_end {
+            BackEnd::Socket(path) => (path, open::back_end_identity(path)?, false),
+            BackEnd::Blk(blk) => (&blk.path, open::disk_identity(blk)?, blk.options.readonly || !blk.lock),
+            BackEnd::Rng(_) => return Ok(None),
+        };
+        Ok(Some(Claim { device: &device.name, path, identity, shared }))
+    }
+
+    fn excludes(&self, other: &Claim<'_>) -> bool {
+        self.identity == other.identity && !(self.shared && other.shared)
+    }
+}
+
+fn console(console: &Console, purpose: Purpose) -> Result<Option<(OwnedFd, OwnedFd)>, Error> {
+    let copy = |fd: std::os::fd::BorrowedFd<'_>| {
+        fd.try_clone_to_owned().map_err(|error| {
+            let errno = nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(0));
+            Error::System { what: "duplicate standard input or output", errno }
+        })
+    };
+    match console {
+        Console::None => Ok(None),
+        Console::Stdio => Ok(Some((copy(stdin().as_fd())?, copy(stdout().as_fd())?))),
+        Console::File(path) if purpose == Purpose::DryRun && !path.exists() => Ok(None),
+        Console::File(path) => Ok(Some((open::null()?, open::console(path)?))),
+    }
+}

@@ -1,0 +1,86 @@
+//! `vmm`, the launcher: it opens everything, spawns the core and the devices by descriptor, each into a confinement of
+//! its own, hands over to each what it serves, gives up its own rights, and supervises until all are gone.
+//!
+//! It is the one program of a machine that knows paths. It never maps guest memory and never reads a byte that a guest
+//! or a device wrote beyond the bounded frames of `protocol` and bounded lines of log. It has one thread, because its
+//! children die with the thread that spawned them.
+
+mod cgroup;
+mod cli;
+mod config;
+mod device;
+mod device_option;
+mod device_process;
+mod dry_run;
+mod error;
+mod exit_code;
+mod handover;
+mod inputs;
+mod machine;
+mod memory;
+mod nearest;
+mod open;
+mod programs;
+mod report;
+mod size;
+mod spawn;
+mod spawner;
+mod supervise;
+mod terminal;
+
+use std::io::Write;
+
+use cli::{CommandLine, Request};
+use config::{Config, Console};
+use error::Error;
+use exit_code::Code;
+use inputs::{Inputs, Purpose};
+use machine::Machine;
+use supervise::{Outcome, Recovery, Signals, Supervisor};
+use terminal::RawMode;
+
+fn main() {
+    let outcome = cli::parse(std::env::args_os()).and_then(|request| match request {
+        Request::Print(text) => Ok(print(&text)),
+        Request::Run(line) => run(*line),
+    });
+    let outcome =
+        outcome.unwrap_or_else(|error| Outcome { code: error.code(), text: Some(error.to_string()) });
+    if let Some(text) = outcome.text {
+        report::say(&text);
+    }
+    // Everything is dropped by now. Returning would first take down the standard library's signal stack, by a system
+    // call that the filter of a confined launcher does not have.
+    sandbox_policies::end_process(outcome.code.number().into())
+}
+
+fn run(line: CommandLine) -> Result<Outcome, Error> {
+    let settings = match &line.config {
+        Some(path) => line.settings.or(Config::from_toml(&open::settings(path)?, path)?),
+        None => line.settings,
+    };
+    let machine = Machine::new(settings)?;
+    if line.dry_run {
+        let inputs = Inputs::open(&machine, Purpose::DryRun)?;
+        return Ok(print(&dry_run::plan(&machine, &inputs)));
+    }
+    let inputs = Inputs::open(&machine, Purpose::Run)?;
+    let memory = memory::create(machine.memory, machine.huge_pages)?;
+
+    // All input is good. From here on there is something to put back and to end: the terminal and the processes do so
+    // when they are dropped, and a signal is an event.
+    let signals = Signals::take()?;
+    let _terminal = if machine.console == Console::Stdio { RawMode::enter()? } else { None };
+    let processes = handover::hand_over(&machine, &inputs, &memory)?;
+    drop((memory, inputs));
+    handover::start(&processes)?;
+    let devices = Recovery::of(&machine.devices);
+    let requirement = handover::requirement(&machine);
+    Supervisor::new(processes, devices, signals, requirement, machine.shutdown_timeout)?.run()
+}
+
+/// Prints what was asked for; a reader that goes away has what it wanted.
+fn print(text: &str) -> Outcome {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Outcome { code: Code::PoweredOff, text: None }
+}

@@ -1,0 +1,329 @@
+//! The one place where a path becomes a descriptor.
+//!
+//! The launcher opens all that a machine needs, with exactly the rights that its user of the descriptor gets, before
+//! anything is spawned; no other process of the machine ever sees a path. Everything is close-on-exec. A disk's
+//! claim is a lock of the open file description: it goes with the descriptor to the device program and ends with
+//! the last copy, so that no crash leaves it behind.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{ErrorKind, Seek, SeekFrom};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::libc;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
+
+use crate::device::Blk;
+use crate::error::Error;
+use crate::exit_code::Code;
+use crate::size::Size;
+
+/// Sectors of virtio-blk (virtio 1.3, 5.2.4).
+const SECTOR: u64 = 512;
+/// KVM's node: the misc major, and its minor (`KVM_MINOR`).
+const KVM_NODE: (u64, u64) = (10, 232);
+/// How long a listener may leave a connection waiting in its queue.
+const CONNECT_SECONDS: i64 = 5;
+
+/// The text of the settings file.
+pub fn settings(path: &Path) -> Result<String, Error> {
+    let what = "read settings file";
+    regular(what, path, Code::Usage)?;
+    std::fs::read_to_string(path).map_err(|error| wrong(what, path, &error, Code::Usage))
+}
+
+/// Kernel or initrd, for reading: a regular file that holds something, and not more than the guest's `memory`. What it
+/// holds, and whether it fits beside the other, the core judges.
+pub fn image(what: &'static str, path: &Path, memory: Size) -> Result<OwnedFd, Error> {
+    let metadata = regular(what, path, Code::Resource)?;
+    if metadata.len() >= memory.0 {
+        let text = format!(
+            "its {} bytes do not fit into {memory} of guest memory; give more --memory",
+            metadata.len()
+        );
+        return Err(refuse(what, path, &text, Code::Kernel));
+    }
+    if metadata.len() == 0 {
+        return Err(refuse(what, path, "it is empty", Code::Kernel));
+    }
+    let file = File::open(path).map_err(|error| wrong(what, path, &error, Code::Resource))?;
+    Ok(file.into())
+}
+
+/// KVM's node, for reading and writing.
+pub fn kvm(path: &Path) -> Result<OwnedFd, Error> {
+    let what = "use KVM at";
+    let file = OpenOptions::new().read(true).write(true).open(path).map_err(|error| {
+        let text = match error.kind() {
+            ErrorKind::NotFound => {
+                "it is not there; load kvm_intel or kvm_amd, and enable virtualization in the firmware"
+                    .to_owned()
+            }
+            ErrorKind::PermissionDenied => "no permission; join the group that owns it, often kvm".to_owned(),
+            _ => format!("{}; virtualization may be off in the firmware", reason(&error)),
+        };
+        Error::Path { what, path: path.to_owned(), text, code: Code::Kvm }
+    })?;
+    let metadata = file.metadata().map_err(|error| wrong(what, path, &error, Code::Kvm))?;
+    let rdev = metadata.rdev();
+    let node = (libc::major(rdev), libc::minor(rdev));
+    if !metadata.file_type().is_char_device() || (u64::from(node.0), u64::from(node.1)) != KVM_NODE {
+        return Err(refuse(what, path, "it is not KVM's device node", Code::Kvm));
+    }
+    Ok(file.into())
+}
+
+/// A program of ours, for executing by descriptor.
+pub fn program(path: &Path) -> std::io::Result<OwnedFd> {
+    // Not O_PATH: execveat takes that too, but a file that cannot be read could not be checked by a person either.
+    let file = File::open(path)?;
+    if file.metadata()?.is_file() { Ok(file.into()) } else { Err(ErrorKind::IsADirectory.into()) }
+}
+
+/// What no process reads from or writes to.
+pub fn null() -> Result<OwnedFd, Error> {
+    let path = Path::new("/dev/null");
+    let file = OpenOptions::new().read(true).write(true).open(path);
+    file.map(OwnedFd::from).map_err(|error| wrong("open", path, &error, Code::Resource))
+}
+
+/// The file that gets the console's output, at its end; made if it is not there.
+pub fn console(path: &Path) -> Result<OwnedFd, Error> {
+    let flags = OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
+    let file = OpenOptions::new().append(true).create(true).custom_flags(flags.bits()).open(path);
+    file.map(OwnedFd::from).map_err(|error| wrong("write the console to", path, &error, Code::Resource))
+}
+
+/// A disk that is open.
+#[derive(Debug)]
+pub struct Disk {
+    /// Opened with the rights of the device.
+    pub fd: OwnedFd,
+    /// Size in bytes.
+    pub size: u64,
+}
+
+/// What tells a disk from other disks, by whatever path: file system and inode.
+pub fn disk_identity(blk: &Blk) -> Result<(u64, u64), Error> {
+    let metadata = std::fs::metadata(&blk.path);
+    let metadata = metadata.map_err(|error| wrong("open disk", &blk.path, &error, Code::Resource))?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+/// A raw image or block device, checked, and claimed unless the user said `lock=off`.
+pub fn disk(blk: &Blk) -> Result<Disk, Error> {
+    let path = blk.path.as_path();
+    let what = if blk.options.readonly { "open disk for reading" } else { "open disk" };
+    let refused = |text: &str| refuse(what, path, text, Code::Resource);
+    let io = |error: std::io::Error| wrong(what, path, &error, Code::Resource);
+    let kind = std::fs::metadata(path).map_err(io)?.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        return Err(refused(&format!("it is {}; a disk is a raw image or a block device", name_of(kind))));
+    }
+    let exclusive = blk.lock && !blk.options.readonly && kind.is_block_device();
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(!blk.options.readonly)
+        .custom_flags(disk_flags(blk.options.direct, exclusive).bits())
+        .open(path)
+        .map_err(|error| match error.raw_os_error() {
+            Some(libc::EINVAL) if blk.options.direct => {
+                refused("its file system has no direct I/O; give direct=off")
+            }
+            Some(libc::EBUSY) => refused("the host has it mounted or in use; unmount it, or give lock=off"),
+            Some(libc::EACCES | libc::EROFS | libc::EPERM) if !blk.options.readonly => {
+                refused(&format!("{}; with readonly=on it need not be writable", reason(&error)))
+            }
+            _ => io(error),
+        })?;
+    let size = file.seek(SeekFrom::End(0)).map_err(io)?;
+    file.rewind().map_err(io)?;
+    if size == 0 {
+        return Err(refused("it is empty; make it as large as the disk shall be, with truncate -s"));
+    }
+    if !size.is_multiple_of(SECTOR) {
+        return Err(refused(&format!(
+            "its size of {size} bytes is not a multiple of {SECTOR}; is it a raw image?"
+        )));
+    }
+    if blk.lock {
+        claim(&file, blk.options.readonly).map_err(|errno| match errno {
+            Errno::EAGAIN | Errno::EACCES => {
+                refused("another program uses it; end that one, or give lock=off if both may")
+            }
+            errno => refused(&format!("it cannot be locked: {errno}; lock=off goes without")),
+        })?;
+    }
+    Ok(Disk { fd: file.into(), size })
+}
+
+/// What a disk is opened with beside the access mode.
+pub fn disk_flags(direct: bool, exclusive: bool) -> OFlag {
+    let mut flags = OFlag::O_CLOEXEC;
+    flags.set(OFlag::O_DIRECT, direct);
+    // On a block device alone: refused if it is mounted or another has claimed it (open(2)).
+    flags.set(OFlag::O_EXCL, exclusive);
+    flags
+}
+
+/// A generator of the host, for reading. Any number of devices may share it.
+pub fn generator(path: &Path) -> Result<OwnedFd, Error> {
+    let what = "read entropy from";
+    let metadata = std::fs::metadata(path).map_err(|error| wrong(what, path, &error, Code::Resource))?;
+    // A file would give each guest the same bytes, and opening a pipe would wait for its other end.
+    if !metadata.file_type().is_char_device() {
+        let kind = name_of(metadata.file_type());
+        let text =
+            format!("it is {kind}; a generator is a character device, as /dev/urandom and /dev/hwrng are");
+        return Err(refuse(what, path, &text, Code::Resource));
+    }
+    let file = File::open(path).map_err(|error| wrong(what, path, &error, Code::Resource))?;
+    Ok(file.into())
+}
+
+/// Locks the whole file for this open file description: shared by readers, or for one writer. QEMU and Cloud
+/// Hypervisor lock bytes of the same kind of lock, so that each sees the others.
+fn claim(file: &File, readonly: bool) -> Result<(), Errno> {
+    let kind = if readonly { libc::F_RDLCK } else { libc::F_WRLCK };
+    let lock = libc::flock {
+        l_type: i16::try_from(kind).unwrap_or_default(),
+        l_whence: i16::try_from(libc::SEEK_SET).unwrap_or_default(),
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    fcntl(file, FcntlArg::F_OFD_SETLK(&lock)).map(drop)
+}
+
+/// The socket of a back end that somebody else runs: checked to be one, and what tells it from others.
+pub fn back_end_identity(path: &Path) -> Result<(u64, u64), Error> {
+    let what = "connect to back end";
+    let metadata = std::fs::metadata(path).map_err(|error| wrong(what, path, &error, Code::Resource))?;
+    let kind = metadata.file_type();
+    if !kind.is_socket() {
+        return Err(refuse(what, path, &format!("it is {}, not a socket", name_of(kind)), Code::Resource));
+    }
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+/// A connection to a back end that somebody else runs.
+pub fn back_end(path: &Path) -> Result<OwnedFd, Error> {
+    let what = "connect to back end";
+    let failed = |errno: Errno| {
+        let text = match errno {
+            Errno::ECONNREFUSED => "nobody listens there; start the back end first".to_owned(),
+            Errno::EAGAIN => {
+                format!("it accepts no connection within {CONNECT_SECONDS} s; is it serving another?")
+            }
+            Errno::EPROTOTYPE => "it is not a stream socket, as vhost-user wants".to_owned(),
+            errno => errno.desc().to_owned(),
+        };
+        Error::Path { what, path: path.to_owned(), text, code: Code::Resource }
+    };
+    let address = UnixAddr::new(path).map_err(failed)?;
+    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).map_err(failed)?;
+    // connect(2) waits for room in the listener's queue as long as the socket's time limit for sending says.
+    setsockopt(&fd, sockopt::SendTimeout, &TimeVal::seconds(CONNECT_SECONDS)).map_err(failed)?;
+    connect(std::os::fd::AsRawFd::as_raw_fd(&fd), &address).map_err(failed)?;
+    setsockopt(&fd, sockopt::SendTimeout, &TimeVal::seconds(0)).map_err(failed)?;
+    Ok(fd)
+}
+
+fn regular(what: &'static str, path: &Path, code: Code) -> Result<Metadata, Error> {
+    let metadata = std::fs::metadata(path).map_err(|error| wrong(what, path, &error, code))?;
+    if metadata.is_file() {
+        return Ok(metadata);
+    }
+    Err(refuse(what, path, &format!("it is {}, not a file", name_of(metadata.file_type())), code))
+}
+
+fn name_of(kind: std::fs::FileType) -> &'static str {
+    match kind {
+        kind if kind.is_dir() => "a directory",
+        kind if kind.is_socket() => "a socket",
+        kind if kind.is_fifo() => "a pipe",
+        kind if kind.is_char_device() => "a character device",
+        kind if kind.is_block_device() => "a block device",
+        _ => "a regular file",
+    }
+}
+
+fn refuse(what: &'static str, path: &Path, text: &str, code: Code) -> Error {
+    Error::Path { what, path: path.to_owned(), text: text.to_owned(), code }
+}
+
+fn wrong(what: &'static str, path: &Path, error: &std::io::Error, code: Code) -> Error {
+    refuse(what, path, &reason(error), code)
+}
+
+/// The kernel's words without "(os error N)".
+fn reason(error: &std::io::Error) -> String {
+    error.raw_os_error().map_or_else(|| error.to_string(), |number| Errno::from_raw(number).desc().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::BlkOptions;
+    use std::os::unix::net::UnixListener;
+
+    fn blk(path: &Path, readonly: bool, lock: bool) -> Blk {
+        let options = BlkOptions {
+            readonly,
+            direct: false,
+            serial: String::new(),
+            queues: 1,
+            queue_size: 256,
+            discard: true,
+        };
+        Blk { path: path.to_owned(), lock, options }
+    }
+
+    #[test]
+    fn readers_share_a_disk_and_a_writer_has_it_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk.raw");
+        std::fs::write(&path, [0; 1024]).unwrap();
+        let reader = disk(&blk(&path, true, true)).unwrap();
+        assert_eq!(reader.size, 1024);
+        assert!(disk(&blk(&path, true, true)).is_ok());
+        assert!(disk(&blk(&path, false, true)).unwrap_err().to_string().contains("another program uses it"));
+        assert!(disk(&blk(&path, false, false)).is_ok());
+        drop(reader);
+        let writer = disk(&blk(&path, false, true)).unwrap();
+        let copy = writer.fd.try_clone().unwrap();
+        drop(writer);
+        assert!(disk(&blk(&path, true, true)).is_err(), "the claim ended before its last copy");
+        drop(copy);
+        assert!(disk(&blk(&path, true, true)).is_ok());
+    }
+
+    #[test]
+    fn a_reader_cannot_write() {
+        use std::io::Write;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk.raw");
+        std::fs::write(&path, [0; 512]).unwrap();
+        let mut file = File::from(disk(&blk(&path, true, true)).unwrap().fd);
+        assert!(file.write(b"x").is_err());
+    }
+
+    #[test]
+    fn a_back_end_is_a_socket_on_which_somebody_listens() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("blk.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        assert!(back_end(&path).is_ok());
+        drop(listener);
+        assert!(back_end_identity(&path).is_ok());
+        let said = back_end(&path).unwrap_err().to_string();
+        assert!(said.contains("nobody listens"), "{said}");
+        assert!(
+            back_end_identity(folder.path()).unwrap_err().to_string().contains("a directory, not a socket")
+        );
+    }
+}

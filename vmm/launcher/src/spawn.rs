@@ -1,0 +1,99 @@
+//! One spawned program: the process, its control channel, its log.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::unistd::pipe2;
+use protocol::{Channel, Ready};
+use sandbox_policies::spawn::{Child, Ended, Identity, Plan};
+use sandbox_policies::{Program, Requirement};
+
+use crate::error::Error;
+use crate::programs::Executable;
+use crate::supervise::log_relay::LogRelay;
+
+/// A program that was spawned, until it is reaped.
+#[derive(Debug)]
+pub struct Process {
+    /// `vmm-core`, or the device's name.
+    pub name: String,
+    /// Which program.
+    pub program: Program,
+    /// The process.
+    pub child: Child,
+    /// Our end of the control channel; closed once the other end is.
+    pub control: Option<Channel>,
+    /// What it writes to its descriptor 2.
+    pub log: LogRelay,
+    /// What it said when it was ready.
+    pub ready: Option<Ready>,
+    /// How it ended.
+    pub ended: Option<Ended>,
+}
+
+/// How programs are told that they were spawned by us: the control channel is descriptor 3.
+pub const HAND_OVER: &str = "--hand-over=3";
+
+/// What it takes to spawn a program.
+#[derive(Debug, Clone, Copy)]
+pub struct Spawning<'a> {
+    /// The program.
+    pub executable: &'a Executable,
+    /// What it is called.
+    pub name: &'a str,
+    /// Who it is outside of its user namespace.
+    pub identity: Identity,
+    /// What to do when a layer is missing.
+    pub requirement: Requirement,
+    /// Its descriptors 0 and 1.
+    pub null: BorrowedFd<'a>,
+    /// The control group that it begins in.
+    pub group: Option<BorrowedFd<'a>>,
+}
+
+/// How to spawn: as a child of ours, or of our parent's.
+pub type Spawn = fn(&Plan<'_>) -> Result<Child, sandbox_policies::Error>;
+
+/// What comes of spawning a program: the process, our end of its control channel, the reading end of its log.
+pub type Spawned = (Child, Channel, OwnedFd);
+
+impl Spawning<'_> {
+    /// Spawns the program.
+    pub fn spawn(&self, spawn: Spawn) -> Result<Spawned, Error> {
+        let hand_over = |error| Error::HandOver { name: self.name.to_owned(), error };
+        let (control, theirs) = Channel::pair().map_err(hand_over)?;
+        let (log, their_log) = pipe2(OFlag::O_CLOEXEC).map_err(Error::system("make a pipe"))?;
+        // Ours alone: the two ends of a pipe have flags of their own.
+        fcntl(&log, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
+            .map_err(Error::system("set a pipe non-blocking"))?;
+        let sandbox = format!("--sandbox={}", self.requirement);
+        let child = spawn(&Plan {
+            program: self.executable.fd.as_fd(),
+            name: self.executable.program.name(),
+            arguments: &[HAND_OVER, &sandbox],
+            log: their_log.as_fd(),
+            control: theirs.as_fd(),
+            null: self.null,
+            identity: self.identity,
+            requirement: self.requirement,
+            group: self.group,
+        })?;
+        Ok((child, control, log))
+    }
+}
+
+impl Process {
+    /// The process that was spawned as `name`.
+    pub fn new(name: &str, program: Program, (child, control, log): Spawned) -> Process {
+        let log = LogRelay::new(name, log);
+        Process {
+            name: name.to_owned(),
+            program,
+            child,
+            control: Some(control),
+            log,
+            ready: None,
+            ended: None,
+        }
+    }
+}

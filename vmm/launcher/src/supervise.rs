@@ -1,0 +1,279 @@
+//! The life of a machine after the hand-over: one event loop over signals, pidfds, control channels and logs.
+//!
+//! Invariants: the loop never blocks on a child; whatever a child says has the bounds of `protocol` or of
+//! [`log_relay`]; the first cause of the end is the one that is reported; the loop returns when every child is reaped,
+//! however the end came, and a child that does not end by itself is killed.
+//!
+//! ```text
+//! Starting ──all ready──▶ Running ──signal──▶ PowerButton
+//!     └───────────── a verdict ─────────────────┴──▶ Ending ──grace over──▶ Killing
+//! ```
+//!
+//! The end of a device's program is no verdict while the machine runs, unless the user said so: [`recovery`].
+
+mod events;
+pub mod log_relay;
+mod messages;
+mod recover;
+mod recovery;
+mod signals;
+mod verdict;
+
+use std::time::{Duration, Instant};
+
+use sandbox_policies::spawn::Ended;
+use sandbox_policies::{Program, Requirement};
+
+use crate::error::Error;
+use crate::exit_code::Code;
+use crate::handover::Processes;
+use crate::{report, terminal};
+use events::{Event, Events};
+pub use recovery::Recovery;
+use signals::Asked;
+pub use signals::Signals;
+use verdict::Verdict;
+
+/// From the word to start until all are ready: a host with much to do and a large kernel have room in it.
+const START: Duration = Duration::from_secs(60);
+/// For the programs to end by themselves once the machine has ended: I/O in flight is finished in this time.
+const GRACE: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Starting,
+    Running,
+    /// The guest was asked to power off, because of this signal.
+    PowerButton(u8),
+    Ending,
+    Killing,
+}
+
+/// The supervisor of one machine.
+#[derive(Debug)]
+pub struct Supervisor {
+    processes: Processes,
+    /// Devices by PCI device number less one.
+    devices: Vec<Recovery>,
+    signals: Signals,
+    events: Events,
+    requirement: Requirement,
+    shutdown_timeout: Duration,
+    state: State,
+    deadline: Option<Instant>,
+    verdict: Option<Verdict>,
+    /// Whether the core owes an answer to `Query`.
+    asked_counters: bool,
+}
+
+/// How the machine ended: the code, and a line for a person.
+#[derive(Debug)]
+pub struct Outcome {
+    /// For the shell.
+    pub code: Code,
+    /// What to say, if anything.
+    pub text: Option<String>,
+}
+
+impl Supervisor {
+    /// Watches processes that have all they need.
+    pub fn new(
+        processes: Processes,
+        devices: Vec<Recovery>,
+        signals: Signals,
+        requirement: Requirement,
+        shutdown_timeout: Duration,
+    ) -> Result<Supervisor, Error> {
+        let events = Events::new(&signals, &processes)?;
+        Ok(Supervisor {
+            processes,
+            devices,
+            signals,
+            events,
+            requirement,
+            shutdown_timeout,
+            state: State::Starting,
+            deadline: after(START),
+            verdict: None,
+            asked_counters: false,
+        })
+    }
+
+    /// Runs until every child is gone.
+    pub fn run(mut self) -> Result<Outcome, Error> {
+        while self.processes.all.iter().any(|process| process.ended.is_none()) {
+            let recovered = self.devices.iter().filter(|_| self.recovers());
+            let deadlines = recovered.filter_map(Recovery::deadline).chain(self.deadline);
+            let events = self.events.wait(deadlines.min())?;
+            events.into_iter().for_each(|event| self.on_event(event));
+            if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                self.on_deadline();
+            }
+            self.carry_on();
+        }
+        let verdict = self.verdict.take();
+        let verdict = verdict.unwrap_or(Verdict { code: Code::Internal, text: None, hearsay: false });
+        Ok(Outcome { code: verdict.code, text: verdict.text })
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Signal => {
+                if let Some(asked) = self.signals.next() {
+                    self.on_asked(asked);
+                }
+            }
+            Event::Spawner => self.on_spawner(),
+            Event::Log(index) => {
+                if let Some(process) = self.processes.all.get_mut(index)
+                    && !process.log.relay()
+                {
+                    self.events.forget(&process.log);
+                }
+            }
+            Event::Control(index) => self.read_messages(index),
+            Event::Ended(index) => self.on_ended(index),
+        }
+    }
+
+    fn on_asked(&mut self, asked: Asked) {
+        match (asked, self.state) {
+            (Asked::Counters, State::Running | State::PowerButton(_)) => self.ask_counters(),
+            (Asked::Counters, _) | (_, State::Killing) => {}
+            (Asked::End(signal), State::Running) => self.press_power_button(signal),
+            (Asked::End(signal), State::PowerButton(_)) => {
+                self.conclude(verdict::of_signal(signal, "it came while the guest was powering off"));
+                self.kill();
+            }
+            (Asked::End(signal) | Asked::EndNow(signal), _) => {
+                self.conclude(verdict::of_signal(signal, "the machine is killed"));
+                self.kill();
+            }
+        }
+    }
+
+    fn on_ended(&mut self, index: usize) {
+        let Some(process) = self.processes.all.get_mut(index) else { return };
+        let ended = match process.child.try_wait() {
+            Ok(Some(ended)) => ended,
+            Ok(None) => return,
+            Err(error) => return self.fail(&error.into()),
+        };
+        self.events.forget(&process.child);
+        self.events.forget(&process.log);
+        process.ended = Some(ended);
+        process.log.relay_rest();
+        // Its last message is why it ended.
+        self.read_messages(index);
+        let Some(process) = self.processes.all.get(index) else { return };
+        // Once the end has begun, to end well is what is asked of all; a death is still told from it.
+        let unasked = match self.state {
+            State::Killing => false,
+            State::Ending => ended != Ended::Exited(0),
+            _ => true,
+        };
+        if unasked {
+            let verdict = verdict::of_end(&process.name, process.program, ended, process.ready.is_some());
+            self.on_death(index, verdict, &verdict::describe(ended));
+        }
+    }
+
+    fn on_deadline(&mut self) {
+        match self.state {
+            State::Starting => {
+                let late = self.processes.all.iter().find(|process| process.ready.is_none());
+                if let Some(late) = late {
+                    let verdict = verdict::of_silence(&late.name, late.program, START.as_secs());
+                    self.conclude(verdict);
+                }
+            }
+            State::PowerButton(signal) => {
+                let seconds = self.shutdown_timeout.as_secs();
+                let why = format!("the guest did not power off within {seconds} s of its power button");
+                self.conclude(verdict::of_signal(signal, &why));
+            }
+            State::Running | State::Ending | State::Killing => {}
+        }
+        self.kill();
+    }
+
+    /// All programs are ready and the guest is about to run: from here on we need no file any more.
+    fn on_ready(&mut self) {
+        if self.state != State::Starting || self.processes.all.iter().any(|process| process.ready.is_none()) {
+            return;
+        }
+        let confined = report::confinement(&self.processes.all);
+        let groups = &self.processes.groups;
+        match sandbox_policies::confine_launcher(self.requirement, groups.directory()) {
+            Ok(ours) => {
+                // Confinement has set a hook of its own, which ends the process without a look at the terminal.
+                terminal::restore_on_panic();
+                let abi = ours.landlock_abi;
+                report::say(&format!("{confined}, vmm (seccomp, landlock ABI {abi}), {groups}"));
+                report::lacking(&self.processes.all, &ours).iter().for_each(|line| report::say(line));
+                self.state = State::Running;
+                self.deadline = None;
+            }
+            Err(error) => self.fail(&error.into()),
+        }
+    }
+
+    fn press_power_button(&mut self, signal: u8) {
+        // Should the core not take it, the time limit ends it.
+        let _ = self.tell_core(&protocol::ToCore::PowerButton, &[]);
+        self.state = State::PowerButton(signal);
+        self.deadline = after(self.shutdown_timeout);
+    }
+
+    fn ask_counters(&mut self) {
+        self.asked_counters = self.asked_counters || self.tell_core(&protocol::ToCore::Query, &[]).is_ok();
+    }
+
+    fn fail(&mut self, error: &Error) {
+        self.conclude(verdict::ours(error));
+        self.kill();
+    }
+
+    /// Takes note of why the machine ends, and asks all programs to end.
+    fn conclude(&mut self, verdict: Verdict) {
+        if self.verdict.as_ref().is_none_or(|earlier| verdict.replaces(earlier)) {
+            self.verdict = Some(verdict);
+        }
+        if matches!(self.state, State::Ending | State::Killing) {
+            return;
+        }
+        self.state = State::Ending;
+        self.deadline = after(GRACE);
+        self.tell_all_to_stop();
+    }
+
+    fn kill(&mut self) {
+        if self.state == State::Ending {
+            let left = self.processes.all.iter().filter(|process| process.ended.is_none());
+            let names: Vec<&str> = left.map(|process| process.name.as_str()).collect();
+            if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) && !names.is_empty() {
+                report::say(&format!(
+                    "{} did not stop within {} s; killed",
+                    names.join(", "),
+                    GRACE.as_secs()
+                ));
+            }
+        }
+        self.state = State::Killing;
+        self.deadline = None;
+        let left = self.processes.all.iter().filter(|process| process.ended.is_none());
+        for process in left {
+            // It can fail only for one that is dead, whose end is an event of its own.
+            let _ = process.child.kill();
+        }
+    }
+
+    fn core(&self) -> Option<usize> {
+        self.processes.all.iter().position(|process| process.program == Program::Core)
+    }
+}
+
+fn after(time: Duration) -> Option<Instant> {
+    // A time limit beyond the clock is none.
+    Instant::now().checked_add(time)
+}

@@ -1,0 +1,125 @@
+//! What programs say on their control channels, and what they are told.
+
+use std::os::fd::BorrowedFd;
+
+use nix::errno::Errno;
+use protocol::{FromCore, FromDevice, Message, Phase, Ready, ToCore, ToDevice};
+use sandbox_policies::Program;
+
+use super::{Supervisor, verdict};
+use crate::report;
+
+/// Frames that are read at one event: others have their turn.
+const AT_ONCE: usize = 16;
+
+impl Supervisor {
+    /// Reads what is there. Devices and the core have a table of requests each; anything else ends the program.
+    pub(super) fn read_messages(&mut self, index: usize) {
+        for _ in 0..AT_ONCE {
+            let Some(process) = self.processes.all.get(index) else { return };
+            let read_on = match process.program {
+                Program::Core => self.read_one(index, Self::on_core),
+                _ => self.read_one(index, Self::on_device),
+            };
+            if !read_on {
+                return;
+            }
+        }
+    }
+
+    fn read_one<M: Message>(&mut self, index: usize, on_message: fn(&mut Self, usize, M)) -> bool {
+        let Some(process) = self.processes.all.get_mut(index) else { return false };
+        let Some(control) = process.control.as_ref() else { return false };
+        let phase = if process.ready.is_some() { Phase::Serving } else { Phase::HandOver };
+        match control.receive::<M>(phase) {
+            Ok(Some((message, _))) => {
+                on_message(self, index, message);
+                true
+            }
+            Ok(None) => {
+                self.events.forget(control);
+                process.control = None;
+                // Programs hold it as long as they live: whoever hung up is ending, or is ended when the grace is over.
+                let verdict = verdict::of_hang_up(&process.name, process.program);
+                if process.ended.is_none() {
+                    self.on_hang_up(index, verdict);
+                }
+                false
+            }
+            Err(protocol::Error::WouldBlock) => false,
+            Err(error) => {
+                self.on_violation(index, &error.to_string());
+                false
+            }
+        }
+    }
+
+    fn on_core(&mut self, index: usize, message: FromCore) {
+        match message {
+            FromCore::Ready(ready) => self.note_ready(index, ready),
+            FromCore::Failed(failure) => {
+                self.conclude(verdict::of_failure("vmm-core", Program::Core, &failure));
+            }
+            FromCore::Exited(exit) => self.conclude(verdict::of_exit(exit)),
+            FromCore::Counters(counters) if self.asked_counters => {
+                self.asked_counters = false;
+                if report::can_say() {
+                    report::say(&report::counters(&counters));
+                }
+            }
+            FromCore::Counters(_) => self.on_violation(index, "counters that nobody asked for"),
+            FromCore::DeviceLost(lost) => self.on_device_lost(index, &lost),
+            FromCore::Reconnected(device) => self.on_reconnected(index, device.slot),
+        }
+    }
+
+    fn on_device(&mut self, index: usize, message: FromDevice) {
+        match message {
+            FromDevice::Ready(ready) => self.note_ready(index, ready),
+            FromDevice::Failed(failure) => {
+                let Some(process) = self.processes.all.get(index) else { return };
+                let verdict = verdict::of_failure(&process.name, process.program, &failure);
+                self.give_up_on(index, verdict);
+            }
+            // The launcher asks the core alone.
+            FromDevice::Counters(_) => self.on_violation(index, "counters that nobody asked for"),
+        }
+    }
+
+    fn note_ready(&mut self, index: usize, ready: Ready) {
+        if let Some(process) = self.processes.all.get_mut(index) {
+            process.ready = Some(ready);
+        }
+        self.on_successor_ready(index);
+        self.on_ready();
+    }
+
+    pub(super) fn on_violation(&mut self, index: usize, what: &str) {
+        let Some(process) = self.processes.all.get_mut(index) else { return };
+        let _ = process.child.kill();
+        if let Some(control) = process.control.take() {
+            self.events.forget(&control);
+        }
+        let verdict = verdict::of_violation(&process.name, process.program, what);
+        self.give_up_on(index, verdict);
+    }
+
+    pub(super) fn tell_core(&self, message: &ToCore, fds: &[BorrowedFd<'_>]) -> Result<(), protocol::Error> {
+        let core = self.core().and_then(|index| self.processes.all.get(index));
+        match core.and_then(|core| core.control.as_ref()) {
+            Some(control) => control.send(message, fds),
+            None => Err(protocol::Error::System { call: "sendmsg", errno: Errno::EPIPE }),
+        }
+    }
+
+    pub(super) fn tell_all_to_stop(&self) {
+        // One that does not take it is killed when its time is over.
+        for process in &self.processes.all {
+            let Some(control) = process.control.as_ref() else { continue };
+            let _ = match process.program {
+                Program::Core => control.send(&ToCore::Stop, &[]),
+                _ => control.send(&ToDevice::Stop, &[]),
+            };
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! The recovery of devices as the supervisor carries it out: one line for each event, on standard error.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
+
+use protocol::{Abandon, Channel, DeviceLost, FromSpawner, Reconnect, SpawnFailed, Spawned, ToCore};
+use sandbox_policies::spawn::Child;
+
+use super::recovery::{Decision, Due, Recovery};
+use super::verdict::{self, Verdict};
+use super::{State, Supervisor};
+use crate::report;
+use crate::spawn::Process;
+
+impl Supervisor {
+    /// Whether devices are recovered: neither before the machine runs nor once its end has begun.
+    pub(super) fn recovers(&self) -> bool {
+        matches!(self.state, State::Running | State::PowerButton(_))
+    }
+
+    /// The device of process `index`, if the machine survives the end of that.
+    fn survivable(&self, index: usize) -> Option<usize> {
+        let of = |device: &Recovery| device.process == Some(index) && device.is_survivable();
+        self.devices.iter().position(of).filter(|_| self.recovers())
+    }
+
+    /// A program does what means the end of the machine, unless it serves a device that can do without it: then it is
+    /// ended, and why is said when it has.
+    pub(super) fn give_up_on(&mut self, index: usize, verdict: Verdict) {
+        match self.survivable(index) {
+            Some(device) => self.end_process(device, index, verdict.text.as_deref()),
+            None => self.conclude(verdict),
+        }
+    }
+
+    fn end_process(&mut self, device: usize, index: usize, reason: Option<&str>) {
+        if let (Some(device), Some(reason)) = (self.devices.get_mut(device), reason) {
+            device.give_up_on_process(reason);
+        }
+        if let Some(process) = self.processes.all.get(index) {
+            // It can fail only for one that is dead, whose end is an event of its own.
+            let _ = process.child.kill();
+        }
+    }
+
+    /// A program closed its control channel: it is ending, and if not, it is ended. How says more than that it hung up.
+    pub(super) fn on_hang_up(&mut self, index: usize, verdict: Verdict) {
+        let quiet = Verdict { text: None, ..verdict.clone() };
+        let verdict = if self.survivable(index).is_some() { quiet } else { verdict };
+        self.give_up_on(index, verdict);
+    }
+
+    /// A program that nobody asked to end has ended.
+    pub(super) fn on_death(&mut self, index: usize, verdict: Verdict, how: &str) {
+        match self.survivable(index) {
+            Some(device) => self.decide(device, how),
+            None => self.conclude(verdict),
+        }
+    }
+
+    fn decide(&mut self, device: usize, how: &str) {
+        let Some(recovery) = self.devices.get_mut(device) else { return };
+        let (name, how) = (recovery.name.clone(), recovery.explain(how));
+        let decision = match recovery.on_death(Instant::now()) {
+            Decision::Restart if self.processes.spawner.is_none() => {
+                Decision::Stop("; the spawner is gone, too".to_owned())
+            }
+            decision => decision,
+        };
+        match decision {
+            Decision::Restart => report::say(&format!("device {name} died: {how}; it is started again")),
+            Decision::Fail => self.abandon(device, &how),
+            Decision::Stop(why) => {
+                self.conclude(verdict::of_lost_device(&name, format!("{how}{why}"), false));
+            }
+        }
+        self.carry_on();
+    }
+
+    fn abandon(&mut self, device: usize, how: &str) {
+        let Some(recovery) = self.devices.get(device) else { return };
+        report::say(&format!("device {} has failed: {how}; the guest goes on without", recovery.name));
+        let slot = recovery.slot;
+        if let Err(error) = self.tell_core(&ToCore::Abandon(Abandon { slot }), &[]) {
+            self.conclude(verdict::of_silent_core(&error));
+        }
+    }
+
+    /// The core has lost a back end.
+    pub(super) fn on_device_lost(&mut self, core: usize, lost: &DeviceLost) {
+        let Some(device) = usize::from(lost.slot).checked_sub(1).filter(|slot| *slot < self.devices.len())
+        else {
+            return self.on_violation(core, "a device lost that does not exist");
+        };
+        let Some(recovery) = self.devices.get_mut(device) else { return };
+        let verdict = verdict::of_device_lost(&recovery.name, lost);
+        let news = recovery.on_lost(Instant::now());
+        let (process, survivable) = (recovery.process, recovery.is_survivable());
+        let dead = |index: usize| self.processes.all.get(index).is_none_or(|process| process.ended.is_some());
+        match process {
+            // How it died says more, and has been said or will be.
+            Some(index) if dead(index) || !news => {}
+            Some(index) if self.survivable(index).is_some() => {
+                self.end_process(device, index, Some(&lost.text));
+            }
+            None if survivable && self.recovers() => self.decide(device, &lost.text),
+            _ => self.conclude(verdict),
+        }
+        self.carry_on();
+    }
+
+    /// The core goes on with a successor.
+    pub(super) fn on_reconnected(&mut self, core: usize, slot: u8) {
+        let device = usize::from(slot).checked_sub(1).and_then(|device| self.devices.get_mut(device));
+        let Some((device, away)) = device.and_then(|device| {
+            let away = device.on_reconnected(Instant::now())?;
+            Some((device, away))
+        }) else {
+            return self.on_violation(core, "a successor that nobody sent");
+        };
+        let process = device.process.and_then(|index| self.processes.all.get(index));
+        let pid = process.map_or(0, |process| process.child.pid());
+        report::say(&format!(
+            "device {} serves again (pid {pid}) after {} ms",
+            device.name,
+            away.as_millis()
+        ));
+    }
+
+    /// A device's program is ready, at whatever time.
+    pub(super) fn on_successor_ready(&mut self, index: usize) {
+        if let Some(device) = self.devices.iter_mut().find(|device| device.process == Some(index)) {
+            device.on_ready();
+            self.carry_on();
+        }
+    }
+
+    /// Does what it is time for.
+    pub(super) fn carry_on(&mut self) {
+        if !self.recovers() {
+            return;
+        }
+        let now = Instant::now();
+        let due: Vec<Due> = self.devices.iter_mut().filter_map(|device| device.due(now)).collect();
+        for due in due {
+            match due {
+                Due::Spawn(index) => self.ask_for(index),
+                Due::Kill(index) => {
+                    if let Some(device) = self.survivable(index) {
+                        self.end_process(device, index, Some("it was not ready in time"));
+                    }
+                }
+            }
+        }
+        let offers: Vec<(u8, OwnedFd)> =
+            self.devices.iter_mut().filter_map(|device| Some((device.slot, device.offer()?))).collect();
+        for (slot, front_end) in offers {
+            let told = self.tell_core(&ToCore::Reconnect(Reconnect { slot }), &[front_end.as_fd()]);
+            if let Err(error) = told {
+                self.conclude(verdict::of_silent_core(&error));
+            }
+        }
+    }
+
+    fn ask_for(&mut self, index: usize) {
+        let number = u8::try_from(index).unwrap_or(u8::MAX);
+        let asked = self.processes.spawner.as_ref().map(|spawner| spawner.ask(number));
+        if !matches!(asked, Some(Ok(()))) {
+            self.on_spawner_gone();
+        }
+    }
+
+    /// The spawner answers, or is gone.
+    pub(super) fn on_spawner(&mut self) {
+        let Some(spawner) = self.processes.spawner.as_ref() else { return };
+        match spawner.answer() {
+            Ok(Some((FromSpawner::Spawned(spawned), fds))) => self.on_spawned(spawned, fds),
+            Ok(Some((FromSpawner::Failed(SpawnFailed { device, failure }), _))) => {
+                let index = usize::from(device);
+                let found = self.devices.iter().position(|device| device.process == Some(index));
+                if let Some(device) = found.filter(|_| self.survivable(index).is_some()) {
+                    self.decide(device, &failure.text);
+                }
+            }
+            Err(protocol::Error::WouldBlock) => {}
+            Ok(None) | Err(_) => self.on_spawner_gone(),
+        }
+    }
+
+    /// What is dead now cannot be started again; what lives is not touched.
+    fn on_spawner_gone(&mut self) {
+        if let Some(spawner) = self.processes.spawner.take() {
+            self.events.forget(&spawner);
+        }
+        let waiting =
+            self.devices.iter().find(|device| device.is_waiting()).map(|device| device.name.clone());
+        match waiting {
+            Some(name) => {
+                let how = "it died, and the spawner is gone, too".to_owned();
+                self.conclude(verdict::of_lost_device(&name, how, false));
+            }
+            None => report::say("the spawner is gone: a device that dies cannot be started again"),
+        }
+    }
+
+    fn on_spawned(&mut self, spawned: Spawned, fds: Vec<OwnedFd>) {
+        let index = usize::from(spawned.device);
+        // As many as the message has, which `protocol` has seen to.
+        let Ok([pidfd, control, log, front_end]) = <[OwnedFd; 4]>::try_from(fds) else { return };
+        let Some(process) = self.processes.all.get_mut(index) else { return };
+        let Ok(control) = Channel::from_fd(control) else { return };
+        let child = Child::adopt(&process.name, spawned.pid, pidfd);
+        *process = Process::new(&process.name, process.program, (child, control, log));
+        if let Err(error) = self.events.watch_process(index, process) {
+            return self.fail(&error);
+        }
+        if self.survivable(index).is_none() {
+            // The end has begun meanwhile.
+            if let Some(process) = self.processes.all.get(index) {
+                let _ = process.child.kill();
+            }
+            return;
+        }
+        if let Some(device) = self.devices.iter_mut().find(|device| device.process == Some(index)) {
+            device.on_spawned(front_end, Instant::now());
+        }
+    }
+}

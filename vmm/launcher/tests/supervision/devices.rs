@@ -1,0 +1,168 @@
+//! The same with a device that does whatever it likes.
+
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+
+use crate::machine::{Ended, Machine};
+
+const SANDBOX: i32 = 6;
+const DEVICE: i32 = 7;
+
+/// A machine that runs as long as it may, with a disk that does `act`.
+fn with_disk(act: &str) -> Machine {
+    Machine::with("obey", &[&format!("--device=blk,path=disk.raw,serial={act}")])
+}
+
+fn ends(act: &str) -> Ended {
+    with_disk(act).end()
+}
+
+pub fn a_device_gets_its_disk_and_the_core_its_socket() {
+    let ended = Machine::with("power-off", &["--device=blk,path=disk.raw"]).end();
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    assert!(ended.log.contains("vmm-core: given 3 descriptors and 1 sockets\n"), "{}", ended.log);
+}
+
+pub fn each_process_has_its_place_in_the_report() {
+    let mut machine = with_disk("obey");
+    machine.wait_until_confined();
+    machine.send(Signal::SIGTERM);
+    let ended = machine.end();
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    assert!(ended.log.starts_with("vmm: confined: device-blk blk0 (pid "), "{}", ended.log);
+    assert!(ended.log.contains("), vmm-core (pid "), "{}", ended.log);
+}
+
+pub fn a_device_that_dies_at_any_point_ends_the_machine_by_name() {
+    for act in ["abort-at-once", "die", "exit"] {
+        let ended = ends(act);
+        assert_eq!(ended.code, Some(DEVICE), "{act}: {}", ended.log);
+        assert!(ended.log.contains("vmm: device blk0 is lost: "), "{act}: {}", ended.log);
+    }
+    let gave_up = ends("exit-at-once");
+    assert_eq!(gave_up.code, Some(SANDBOX), "{}", gave_up.log);
+}
+
+pub fn a_device_that_is_killed_is_followed_by_another_with_its_disk() {
+    let mut machine = with_disk("obey");
+    machine.wait_until_confined();
+    for _ in 0..8 {
+        machine.kill_program("device-blk");
+        machine.wait_for("vmm: device blk0 died: killed by SIGKILL");
+        machine.wait_for("vmm: device blk0 serves again (pid ");
+    }
+    let disk = machine.folder().join("disk.raw");
+    assert!(!is_free(&disk), "its lock is that of the machine");
+    machine.send(Signal::SIGTERM);
+    let ended = machine.end();
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+}
+
+pub fn a_device_that_dies_over_and_over_ends_the_machine() {
+    let ended = ends("die");
+    assert_eq!(ended.code, Some(DEVICE), "{}", ended.log);
+    let restarts = ended.log.matches("it is started again").count();
+    // None, if it died before the machine ran.
+    assert!(restarts == 10 || restarts == 0, "{}", ended.log);
+    assert_eq!(ended.log.contains("after 10 others"), restarts == 10, "{}", ended.log);
+}
+
+pub fn a_successor_that_the_core_refuses_is_ended_and_followed() {
+    let mut machine = Machine::with("refuse-twice", &["--device=blk,path=disk.raw"]);
+    machine.wait_until_confined();
+    machine.kill_program("device-blk");
+    machine.wait_for("vmm: device blk0 died: killed by SIGKILL");
+    for _ in 0..2 {
+        machine.wait_for(
+            "vmm: device blk0 died: killed by SIGKILL (it is another device); it is started again\n",
+        );
+    }
+    machine.wait_for("vmm: device blk0 serves again (pid ");
+    machine.send(Signal::SIGTERM);
+    assert_eq!(machine.end().code, Some(0));
+}
+
+pub fn a_device_ends_as_the_user_said() {
+    let mut machine = Machine::with("obey", &["--device=blk,path=disk.raw,on-failure=fail"]);
+    machine.wait_until_confined();
+    machine.kill_program("device-blk");
+    machine.wait_for("vmm: device blk0 has failed: killed by SIGKILL");
+    machine.wait_for("vmm-core: slot 1 is given up\n");
+    machine.send(Signal::SIGTERM);
+    assert_eq!(machine.end().code, Some(0));
+
+    let mut machine = Machine::with("obey", &["--device=blk,path=disk.raw,on-failure=stop"]);
+    machine.wait_until_confined();
+    machine.kill_program("device-blk");
+    let ended = machine.end();
+    assert_eq!(ended.code, Some(DEVICE), "{}", ended.log);
+    assert!(ended.log.contains("vmm: device blk0 is lost: "), "{}", ended.log);
+}
+
+pub fn a_machine_outlives_its_spawner_but_not_its_device_then() {
+    let mut machine = with_disk("obey");
+    machine.wait_until_confined();
+    machine.kill_program("vmm");
+    machine.wait_for("vmm: the spawner is gone");
+    machine.kill_program("device-blk");
+    let ended = machine.end();
+    assert_eq!(ended.code, Some(DEVICE), "{}", ended.log);
+}
+
+pub fn a_core_cannot_claim_a_successor() {
+    let ended = Machine::with("reconnected-unasked", &["--device=blk,path=disk.raw"]).end();
+    assert_eq!(ended.code, Some(8), "{}", ended.log);
+    assert!(ended.log.contains("a successor that nobody sent"), "{}", ended.log);
+}
+
+pub fn a_device_is_heard_when_it_fails() {
+    let ended = ends("fail");
+    assert_eq!(ended.code, Some(DEVICE), "{}", ended.log);
+    assert!(ended.log.ends_with("vmm: blk0: the disk is no disk\n"), "{}", ended.log);
+}
+
+pub fn a_device_can_say_nothing_but_what_is_in_its_table() {
+    for act in ["counters-unasked", "claim-to-be-core"] {
+        let ended = ends(act);
+        assert_eq!(ended.code, Some(DEVICE), "{act}: {}", ended.log);
+        assert!(ended.log.contains("blk0 broke the rules of its control channel"), "{act}: {}", ended.log);
+    }
+}
+
+pub fn a_device_that_does_not_stop_is_killed_and_the_end_is_the_guests() {
+    let mut machine = with_disk("ignore-stop");
+    machine.wait_until_confined();
+    machine.send(Signal::SIGTERM);
+    let ended = machine.end();
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    assert!(ended.log.contains("blk0 did not stop within "), "{}", ended.log);
+}
+
+pub fn the_disk_is_free_after_any_end() {
+    for act in ["die", "ignore-stop"] {
+        let mut machine = with_disk(act);
+        if act == "ignore-stop" {
+            machine.wait_until_confined();
+            machine.kill_children();
+        }
+        let folder = machine.keep();
+        machine.end();
+        let disk = folder.join("disk.raw");
+        assert!(is_free(&disk), "somebody has the disk");
+        std::fs::remove_dir_all(folder).expect("our folder");
+    }
+}
+
+/// Whether a writer could have it.
+fn is_free(disk: &Path) -> bool {
+    let file = std::fs::File::options().read(true).write(true).open(disk).expect("the disk");
+    let lock = nix::libc::flock {
+        l_type: i16::try_from(nix::libc::F_WRLCK).expect("small"),
+        l_whence: 0,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_OFD_SETLK(&lock)).is_ok()
+}

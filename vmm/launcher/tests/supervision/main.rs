@@ -1,0 +1,240 @@
+//! The launcher above a core that does whatever it likes: each end has its code and its words, and leaves nothing.
+//!
+//! This program is tests and stand-ins in one: it is put beside a copy of `vmm` under the names of `vmm-core` and
+//! `device-blk`, and under those it does what the kernel's command line or the disk's serial says. Therefore it has its
+//! own `main`. Needs user namespaces and a node of KVM, but no KVM that runs anything, and no guest.
+
+#![expect(clippy::expect_used, reason = "tests say what they expect by failing")]
+
+mod devices;
+mod machine;
+mod stand_in;
+mod terminal;
+
+use std::process::ExitCode;
+
+use machine::Machine;
+use nix::sys::signal::Signal;
+
+/// Every test, by name.
+const TESTS: [(&str, fn()); 30] = [
+    ("the_guests_own_ends_have_their_codes", the_guests_own_ends_have_their_codes),
+    ("a_core_is_given_what_the_hand_over_lists", a_core_is_given_what_the_hand_over_lists),
+    ("a_core_that_fails_is_heard_in_one_line", a_core_that_fails_is_heard_in_one_line),
+    ("a_core_that_dies_is_told_from_one_that_gives_up", a_core_that_dies_is_told_from_one_that_gives_up),
+    ("a_core_that_breaks_the_rules_is_killed", a_core_that_breaks_the_rules_is_killed),
+    ("a_flood_of_log_is_bounded", a_flood_of_log_is_bounded),
+    (
+        "the_power_button_is_pressed_first_and_the_guest_is_killed_then",
+        the_power_button_is_pressed_first_and_the_guest_is_killed_then,
+    ),
+    ("a_second_signal_or_a_quit_kills_at_once", a_second_signal_or_a_quit_kills_at_once),
+    ("a_core_killed_from_outside_is_reaped_and_named", a_core_killed_from_outside_is_reaped_and_named),
+    (
+        "a_launcher_that_is_killed_takes_its_children_along",
+        a_launcher_that_is_killed_takes_its_children_along,
+    ),
+    ("counters_are_one_line_of_json", counters_are_one_line_of_json),
+    (
+        "each_machine_ends_with_nothing_left_open_in_the_folder",
+        each_machine_ends_with_nothing_left_open_in_the_folder,
+    ),
+    ("the_report_says_that_there_are_no_control_groups", the_report_says_that_there_are_no_control_groups),
+    ("a_directory_that_is_no_control_group_is_refused", a_directory_that_is_no_control_group_is_refused),
+    (
+        "a_device_gets_its_disk_and_the_core_its_socket",
+        devices::a_device_gets_its_disk_and_the_core_its_socket,
+    ),
+    ("each_process_has_its_place_in_the_report", devices::each_process_has_its_place_in_the_report),
+    (
+        "a_device_that_dies_at_any_point_ends_the_machine_by_name",
+        devices::a_device_that_dies_at_any_point_ends_the_machine_by_name,
+    ),
+    ("a_device_is_heard_when_it_fails", devices::a_device_is_heard_when_it_fails),
+    (
+        "a_device_can_say_nothing_but_what_is_in_its_table",
+        devices::a_device_can_say_nothing_but_what_is_in_its_table,
+    ),
+    (
+        "a_device_that_does_not_stop_is_killed_and_the_end_is_the_guests",
+        devices::a_device_that_does_not_stop_is_killed_and_the_end_is_the_guests,
+    ),
+    (
+        "a_device_that_is_killed_is_followed_by_another_with_its_disk",
+        devices::a_device_that_is_killed_is_followed_by_another_with_its_disk,
+    ),
+    (
+        "a_device_that_dies_over_and_over_ends_the_machine",
+        devices::a_device_that_dies_over_and_over_ends_the_machine,
+    ),
+    (
+        "a_successor_that_the_core_refuses_is_ended_and_followed",
+        devices::a_successor_that_the_core_refuses_is_ended_and_followed,
+    ),
+    ("a_device_ends_as_the_user_said", devices::a_device_ends_as_the_user_said),
+    (
+        "a_machine_outlives_its_spawner_but_not_its_device_then",
+        devices::a_machine_outlives_its_spawner_but_not_its_device_then,
+    ),
+    ("a_core_cannot_claim_a_successor", devices::a_core_cannot_claim_a_successor),
+    ("the_disk_is_free_after_any_end", devices::the_disk_is_free_after_any_end),
+    ("it_is_raw_while_the_guest_runs", terminal::it_is_raw_while_the_guest_runs),
+    ("it_is_restored_after_every_end", terminal::it_is_restored_after_every_end),
+    ("it_is_restored_when_the_start_fails", terminal::it_is_restored_when_the_start_fails),
+];
+
+fn main() -> ExitCode {
+    if let Some(ended) = stand_in::run() {
+        return ended;
+    }
+    let _programs = machine::install();
+    let tests: Vec<_> = TESTS.iter().map(|(name, test)| (name, std::thread::spawn(test))).collect();
+    let mut failed = 0_usize;
+    for (name, test) in tests {
+        // What went wrong has been said by the panic.
+        if test.join().is_err() {
+            println!("FAILED {name}");
+            failed = failed.saturating_add(1);
+        }
+    }
+    println!("supervision: {} passed, {failed} failed", TESTS.len().saturating_sub(failed));
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+const KERNEL: i32 = 4;
+const SANDBOX: i32 = 6;
+const CORE: i32 = 8;
+
+fn the_guests_own_ends_have_their_codes() {
+    for (act, code) in [("power-off", 0), ("reset", 9), ("crash", 10)] {
+        let ended = Machine::start(act).end();
+        assert_eq!(ended.code, Some(code), "{act}: {}", ended.log);
+        assert!(ended.log.contains("vmm: confined: vmm-core (pid "), "{act}: {}", ended.log);
+    }
+    assert!(Machine::start("crash").end().log.contains("vmm: the guest crashed: triple fault\n"));
+}
+
+fn the_report_says_that_there_are_no_control_groups() {
+    let ended = Machine::start("power-off").end();
+    let report = ended.log.lines().find(|line| line.starts_with("vmm: confined: ")).unwrap_or_default();
+    assert!(report.ends_with("), no cgroup (not delegated)"), "{}", ended.log);
+}
+
+fn a_directory_that_is_no_control_group_is_refused() {
+    let ended = Machine::with("run", &["--cgroup=/proc"]).end();
+    let said = "vmm: cannot make control groups in /proc: is no cgroup v2\n";
+    assert_eq!((ended.code, ended.log.as_str()), (Some(SANDBOX), said));
+}
+
+fn a_core_is_given_what_the_hand_over_lists() {
+    // KVM, one region of memory, the kernel.
+    let ended = Machine::start("power-off").end();
+    assert!(ended.log.contains("vmm-core: given 3 descriptors and 0 sockets\n"), "{}", ended.log);
+}
+
+fn a_core_that_fails_is_heard_in_one_line() {
+    let ended = Machine::start("fail").end();
+    assert_eq!(ended.code, Some(KERNEL), "{}", ended.log);
+    assert_eq!(ended.log.lines().count(), 1, "{}", ended.log);
+    assert!(ended.log.starts_with("vmm: cannot load the kernel: a stand-in"), "{}", ended.log);
+    assert!(!ended.log.contains('\x1b'), "{}", ended.log);
+}
+
+fn a_core_that_dies_is_told_from_one_that_gives_up() {
+    let gave_up = Machine::start("exit-at-once").end();
+    assert_eq!(gave_up.code, Some(SANDBOX), "{}", gave_up.log);
+    for act in ["abort-at-once", "die"] {
+        let died = Machine::start(act).end();
+        assert_eq!(died.code, Some(CORE), "{act}: {}", died.log);
+        assert!(died.log.contains("vmm: the core died: killed by SIG"), "{act}: {}", died.log);
+    }
+}
+
+fn a_core_that_breaks_the_rules_is_killed() {
+    for act in ["counters-unasked", "ready-twice"] {
+        let ended = Machine::start(act).end();
+        assert_eq!(ended.code, Some(CORE), "{act}: {}", ended.log);
+        assert!(ended.log.contains("vmm-core broke the rules"), "{act}: {}", ended.log);
+    }
+    let ended = Machine::start("hang-up").end();
+    assert_eq!(ended.code, Some(CORE), "{}", ended.log);
+}
+
+fn a_flood_of_log_is_bounded() {
+    let ended = Machine::start("flood").end();
+    assert_eq!(ended.code, Some(0));
+    assert!(ended.log.contains(" lines dropped)"), "nothing dropped of {} bytes", ended.log.len());
+    assert!(ended.log.lines().all(|line| line.len() < 600), "a line is too long");
+    assert!(!ended.log.contains('\x1b'));
+    // A hundred lines at once and twenty a second: far below the hundred thousand written.
+    assert!(ended.log.lines().count() < 50_000, "{} lines", ended.log.lines().count());
+}
+
+fn the_power_button_is_pressed_first_and_the_guest_is_killed_then() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        let mut machine = Machine::start("obey");
+        machine.wait_until_confined();
+        machine.send(signal);
+        let ended = machine.end();
+        assert_eq!(ended.code, Some(0), "{signal}: {}", ended.log);
+
+        let mut machine = Machine::with("ignore", &["--shutdown-timeout=0"]);
+        machine.wait_until_confined();
+        machine.send(signal);
+        let ended = machine.end();
+        assert_eq!(ended.code, Some((signal as i32).saturating_add(128)), "{signal}: {}", ended.log);
+        assert!(ended.log.contains("did not power off within 0 s"), "{}", ended.log);
+    }
+}
+
+fn a_second_signal_or_a_quit_kills_at_once() {
+    let mut machine = Machine::with("ignore", &["--shutdown-timeout=100000"]);
+    machine.wait_until_confined();
+    machine.send(Signal::SIGTERM);
+    machine.send(Signal::SIGINT);
+    // The lower number is delivered first when both are pending.
+    let ended = machine.end();
+    assert!([Some(128 + 15), Some(128 + 2)].contains(&ended.code), "{:?}: {}", ended.code, ended.log);
+
+    let mut machine = Machine::with("ignore", &["--shutdown-timeout=100000"]);
+    machine.wait_until_confined();
+    machine.send(Signal::SIGQUIT);
+    assert_eq!(machine.end().code, Some(128 + 3));
+}
+
+fn a_core_killed_from_outside_is_reaped_and_named() {
+    let mut machine = Machine::start("ignore");
+    machine.wait_until_confined();
+    machine.kill_children();
+    let ended = machine.end();
+    assert_eq!(ended.code, Some(CORE), "{}", ended.log);
+    assert!(ended.log.contains("the core died: killed by SIGKILL"), "{}", ended.log);
+}
+
+fn a_launcher_that_is_killed_takes_its_children_along() {
+    let mut machine = Machine::start("ignore");
+    machine.wait_until_confined();
+    let children = machine.children();
+    assert_eq!(children.len(), 1);
+    machine.send(Signal::SIGKILL);
+    // Waits for the end of the log, which every process of the machine holds, too.
+    assert_eq!(machine.end().code, None);
+}
+
+fn counters_are_one_line_of_json() {
+    let mut machine = Machine::start("ignore");
+    machine.wait_until_confined();
+    machine.send(Signal::SIGUSR1);
+    machine.wait_for("vmm: counters {\"exits\":3}\n");
+    machine.send(Signal::SIGQUIT);
+    machine.end();
+}
+
+fn each_machine_ends_with_nothing_left_open_in_the_folder() {
+    let mut machine = Machine::start("ignore");
+    let before = machine.files();
+    machine.wait_until_confined();
+    assert_eq!(machine.files(), before, "a file or socket was made");
+    machine.send(Signal::SIGQUIT);
+    machine.end();
+}

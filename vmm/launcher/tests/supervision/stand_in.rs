@@ -1,0 +1,220 @@
+//! A stand-in for `vmm-core` and `device-blk` in the tests of supervision: it takes the hand-over and then does what the
+//! first word of the kernel's command line says, or the disk's serial. It applies no confinement of its own and needs no
+//! KVM.
+
+#![expect(unsafe_code, reason = "the control channel is inherited, as descriptor 3")]
+
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use protocol::{
+    Abandon, Channel, Counter, Counters, DeviceLost, DeviceOptions, Exit, Failure, FailureKind, FromCore,
+    FromDevice, Phase, Ready, Reconnect, Reconnected, ToCore, ToDevice,
+};
+
+/// The programs for which this one stands in.
+pub const NAMES: [&str; 2] = ["vmm-core", "device-blk"];
+
+/// Stands in, if the launcher spawned this program under one of the names.
+pub fn run() -> Option<ExitCode> {
+    let name = std::env::args().next().filter(|name| NAMES.contains(&name.as_str()))?;
+    // SAFETY: the launcher gave us descriptor 3, and nothing else in this program has touched it.
+    let control = unsafe { OwnedFd::from_raw_fd(3) };
+    let control = Channel::from_fd(control).expect("descriptor 3 is the control channel");
+    Some(if name == "device-blk" { device(&control) } else { core(control) })
+}
+
+/// A disk whose serial says what it does.
+fn device(control: &Channel) -> ExitCode {
+    let Some((ToDevice::Setup(setup), _fds)) = control.receive(Phase::HandOver).expect("a setup") else {
+        return ExitCode::from(99);
+    };
+    let say = |message: FromDevice| control.send(&message, &[]).expect("the launcher listens");
+    let ready = || say(FromDevice::Ready(Ready { landlock_abi: 0, lacking: Vec::new() }));
+    let DeviceOptions::Blk(blk) = setup.options else { return ExitCode::from(98) };
+    match blk.serial.as_str() {
+        "exit-at-once" => return ExitCode::from(6),
+        "abort-at-once" => std::process::abort(),
+        "fail" => {
+            let text = "the disk is no disk".to_owned();
+            say(FromDevice::Failed(Failure { kind: FailureKind::Resource, text }));
+            return ExitCode::from(3);
+        }
+        "die" => {
+            ready();
+            std::process::abort();
+        }
+        "exit" => {
+            ready();
+            return ExitCode::from(1);
+        }
+        "counters-unasked" => {
+            ready();
+            say(FromDevice::Counters(Counters { entries: Vec::new() }));
+        }
+        // Somebody else's message, by its number.
+        "claim-to-be-core" => {
+            ready();
+            control.send(&FromCore::Exited(Exit::PowerOff), &[]).expect("the launcher listens");
+        }
+        "ignore-stop" => {
+            ready();
+            std::thread::sleep(Duration::MAX);
+        }
+        _ => ready(),
+    }
+    while let Some((message, _)) = control.receive::<ToDevice>(Phase::Serving).expect("a message") {
+        if message == ToDevice::Stop {
+            break;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn core(control: Channel) -> ExitCode {
+    let Some((ToCore::Setup(setup), fds)) = control.receive(Phase::HandOver).expect("a setup") else {
+        return ExitCode::from(99);
+    };
+    let sockets = sockets(&control);
+    let say = |message: FromCore| control.send(&message, &[]).expect("the launcher listens");
+    let ready = || say(FromCore::Ready(Ready { landlock_abi: 0, lacking: Vec::new() }));
+    let act = setup.command_line.split_whitespace().next().unwrap_or_default();
+    match act {
+        "exit-at-once" => return ExitCode::from(6),
+        "abort-at-once" => std::process::abort(),
+        "fail" => {
+            let text = "cannot load the kernel: a stand-in\n\x1b[2Jcannot".to_owned();
+            say(FromCore::Failed(Failure { kind: FailureKind::Kernel, text }));
+            return ExitCode::from(4);
+        }
+        _ => ready(),
+    }
+    match act {
+        "counters-unasked" => {
+            say(FromCore::Counters(Counters { entries: Vec::new() }));
+            std::thread::sleep(Duration::MAX);
+        }
+        "ready-twice" => {
+            ready();
+            std::thread::sleep(Duration::MAX);
+        }
+        "hang-up" => {
+            drop(OwnedFd::from(control));
+            return ExitCode::from(0);
+        }
+        "die" => std::process::abort(),
+        "flood" => {
+            for number in 0..100_000 {
+                eprintln!("\x1b[31mline {number} {}", "x".repeat(2000));
+            }
+            say(FromCore::Exited(Exit::PowerOff));
+        }
+        "power-off" => {
+            eprintln!("given {} descriptors and {} sockets", fds.len(), sockets.len());
+            say(FromCore::Exited(Exit::PowerOff));
+        }
+        "reset" => say(FromCore::Exited(Exit::Reset)),
+        "crash" => say(FromCore::Exited(Exit::GuestCrash("triple fault".to_owned()))),
+        "reconnected-unasked" => {
+            say(FromCore::Reconnected(Reconnected { slot: 1 }));
+            std::thread::sleep(Duration::MAX);
+        }
+        // The guest obeys its power button or not. Successors of devices are taken, or the first few are not.
+        _ => {
+            let refused = if act == "refuse-twice" { 2 } else { 0 };
+            let front_ends = FrontEnds { control: &control, sockets, refused, lost: Vec::new() };
+            if front_ends.serve(act == "obey" || act == "refuse-twice") {
+                say(FromCore::Exited(Exit::PowerOff));
+            }
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// The vhost-user sockets that come until the word to start.
+fn sockets(control: &Channel) -> Vec<Option<OwnedFd>> {
+    let mut sockets = Vec::new();
+    while let Some((message, fds)) = control.receive::<ToCore>(Phase::HandOver).expect("a message") {
+        sockets.extend(fds.into_iter().map(Some));
+        if message == ToCore::Start {
+            break;
+        }
+    }
+    sockets
+}
+
+/// A core without a guest: it sees back ends go and takes their successors.
+struct FrontEnds<'a> {
+    control: &'a Channel,
+    /// By PCI device number less one.
+    sockets: Vec<Option<OwnedFd>>,
+    /// Successors that are lost at once.
+    refused: u32,
+    /// Their sockets.
+    lost: Vec<OwnedFd>,
+}
+
+impl FrontEnds<'_> {
+    /// Until told to stop, or, with the answer true, that the power button was pressed if that is obeyed.
+    fn serve(mut self, obey: bool) -> bool {
+        loop {
+            let mut fds = vec![PollFd::new(self.control.as_fd(), PollFlags::POLLIN)];
+            let sockets = self.sockets.iter().flatten();
+            fds.extend(sockets.map(|socket| PollFd::new(socket.as_fd(), PollFlags::empty())));
+            poll(&mut fds, PollTimeout::NONE).expect("something happens");
+            self.notice_losses();
+            let mut now = [PollFd::new(self.control.as_fd(), PollFlags::POLLIN)];
+            if poll(&mut now, PollTimeout::ZERO).expect("a look") == 0 {
+                continue;
+            }
+            let message = self.control.receive::<ToCore>(Phase::Serving).expect("a message");
+            match message {
+                Some((ToCore::PowerButton, _)) if obey => return true,
+                Some((ToCore::Stop, _)) | None => return false,
+                Some((message, fds)) => self.obey(message, fds),
+            }
+        }
+    }
+
+    fn obey(&mut self, message: ToCore, fds: Vec<OwnedFd>) {
+        match message {
+            ToCore::Query => {
+                let entries = vec![Counter { name: "exits".to_owned(), value: 3 }];
+                self.say(FromCore::Counters(Counters { entries }));
+            }
+            ToCore::Reconnect(Reconnect { slot }) => {
+                let place = self.sockets.get_mut(usize::from(slot).saturating_sub(1)).expect("a device");
+                assert!(place.is_none(), "a successor for one that was not lost");
+                *place = fds.into_iter().next();
+                if let Some(left) = self.refused.checked_sub(1) {
+                    self.refused = left;
+                    // Kept open: only its process's end ends it.
+                    self.lost.extend(place.take());
+                    self.say(FromCore::DeviceLost(DeviceLost::new(slot, "it is another device")));
+                } else {
+                    self.say(FromCore::Reconnected(Reconnected { slot }));
+                }
+            }
+            ToCore::Abandon(Abandon { slot }) => eprintln!("slot {slot} is given up"),
+            _ => {}
+        }
+    }
+
+    fn notice_losses(&mut self) {
+        for (place, slot) in self.sockets.iter_mut().zip(1..) {
+            let Some(socket) = place else { continue };
+            let mut ends = [PollFd::new(socket.as_fd(), PollFlags::empty())];
+            if poll(&mut ends, PollTimeout::ZERO).expect("a look") > 0 {
+                *place = None;
+                let lost = FromCore::DeviceLost(DeviceLost::new(slot, "it hung up"));
+                self.control.send(&lost, &[]).expect("the launcher listens");
+            }
+        }
+    }
+
+    fn say(&self, message: FromCore) {
+        self.control.send(&message, &[]).expect("the launcher listens");
+    }
+}
