@@ -1,0 +1,22 @@
+//! Real guests: a stock distribution kernel boots on `vmm`, its devices served by programs of ours.
+//!
+//! Run with `cargo xtask test boot`, which finds a KVM that can run them.
+
+#[cfg(test)]
+mod control_groups;
+#[cfg(test)]
+mod counters;
+#[cfg(test)]
+mod disks;
+#[cfg(test)]
+mod ends;
+#[cfg(test)]
+mod entropy;
+#[cfg(test)]
+mod kills;
+#[cfg(test)]
+mod recovery;
+#[cfg(test)]
+mod sizes;
+#[cfg(test)]
+mod warnings;

@@ -1,0 +1,85 @@
+//! A device's program is killed under a running guest, again and again, and the guest sees nothing of it.
+
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use system_tests::{Disk, Machine, Result, Running, children, within};
+
+use crate::warnings;
+
+/// How often the program is killed.
+const KILLS: usize = 20;
+
+/// Longer than a program must have served for its death not to be counted with the one before.
+const SETTLED: Duration = Duration::from_millis(1100);
+
+/// The process of the one disk.
+fn device(running: &Running) -> Result<i32> {
+    within("a process device-blk", || {
+        children(running.pid()).into_iter().find(|process| process.name == "device-blk").map(|it| it.pid)
+    })
+}
+
+/// Kills the program `KILLS` times at any moment of its work, each time a whole one.
+fn kill_over_and_over(running: &Running) -> Result<()> {
+    for round in 0..KILLS {
+        // Spread over the guest's rounds of work; a Weyl sequence is random enough.
+        let moment = Duration::from_millis((round as u64).wrapping_mul(619) % 400);
+        std::thread::sleep(SETTLED.saturating_add(moment));
+        let pid = device(running)?;
+        kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it lives");
+        running.wait_for_log("the successor", |log| {
+            (log.matches("vmm: device blk0 serves again").count() > round).then_some(())
+        })?;
+        assert_ne!(device(running)?, pid);
+    }
+    Ok(())
+}
+
+/// A guest on `cpus` CPUs whose disk has as many queues, and dies under it.
+fn survives(cpus: &str) -> Result<()> {
+    let disk = Disk::empty(4 << 20)?;
+    let options = format!(",queues={cpus}");
+    let mut running = Machine::new("survive").option("cpus", cpus).disk(disk.path(), &options).start()?;
+    running.wait_for("writing")?;
+    kill_over_and_over(&running)?;
+    running.type_line("end")?;
+    let ended = running.wait()?;
+    assert_eq!(ended.code(), Some(0), "{}", ended.everything());
+    let (written, failed) = ended.said("written-and-failed")?.split_once(' ').expect("two numbers");
+    assert!(written.parse::<usize>().expect("a number") > KILLS, "{}", ended.everything());
+    assert_eq!(failed, "0", "{}", ended.everything());
+    assert_eq!(ended.said("different")?, "0", "{}", ended.everything());
+    assert_eq!(disk.md5()?, ended.said("whole")?);
+    assert_eq!(ended.log.matches("vmm: device blk0 died: killed by SIGKILL").count(), KILLS);
+    warnings::none_of_ours(&ended)
+}
+
+#[test]
+fn a_guest_on_one_cpu_loses_nothing_to_twenty_deaths_of_its_disk() -> Result<()> {
+    survives("1")
+}
+
+#[test]
+fn a_guest_on_two_cpus_loses_nothing_to_twenty_deaths_of_its_disk() -> Result<()> {
+    survives("2")
+}
+
+#[test]
+fn a_disk_that_stands_still_is_replaced() -> Result<()> {
+    let disk = Disk::empty(4 << 20)?;
+    let mut running = Machine::new("survive").disk(disk.path(), "").start()?;
+    running.wait_for("writing")?;
+    kill(Pid::from_raw(device(&running)?), Signal::SIGSTOP).expect("it lives");
+    running
+        .wait_for_log("the successor", |log| log.contains("vmm: device blk0 serves again").then_some(()))?;
+    running.type_line("end")?;
+    let ended = running.wait()?;
+    assert_eq!(ended.code(), Some(0), "{}", ended.everything());
+    assert!(ended.log.contains("and given none back"), "{}", ended.log);
+    assert!(ended.said("written-and-failed")?.ends_with(" 0"), "{}", ended.everything());
+    assert_eq!(ended.said("different")?, "0", "{}", ended.everything());
+    assert_eq!(disk.md5()?, ended.said("whole")?);
+    Ok(())
+}

@@ -1,0 +1,123 @@
+//! What the posture of each program must be while it serves, written out: whoever widens a privilege changes
+//! this file, too.
+//!
+//! The machine has two vCPUs, one disk of one queue, which its guest drives, and a console.
+
+/// The expectation for one program.
+pub struct Expectation {
+    /// Its threads by name, in alphabetical order.
+    pub threads: &'static [&'static str],
+    /// Seccomp filters on each thread.
+    pub filters: u32,
+    /// Whether it is in namespaces of its own ([`NAMESPACES`]), in an empty root, with an empty environment
+    /// and ids of its own: as a spawned program, and unlike the launcher.
+    pub apart: bool,
+    /// Descriptors whose numbers are fixed.
+    pub placed: &'static [(i32, &'static str)],
+    /// All others by kind, with their count. `DISK` stands for the path of the disk.
+    pub others: &'static [(&'static str, usize)],
+    /// By name as in /proc/PID/limits; soft and hard alike, where the host's own are no lower.
+    pub limits: &'static [(&'static str, u64)],
+}
+
+/// The namespaces of a spawned program that are not the host's.
+pub const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
+
+/// Its only mount.
+pub const MOUNT: &str = "/ tmpfs ro,nosuid,nodev,noexec";
+
+/// What its files are not to have.
+pub const UMASK: u32 = 0o077;
+
+/// The first of the ids that a launcher of root's gives to its programs, and how many each launcher has.
+pub const IDS: (u32, u32) = (0x7000_0000, 64);
+
+/// A thread that KVM makes in its user's process, as the kernel's own: it never runs in user space.
+pub const KERNEL_THREAD: &str = "kvm-nx-lpage-re";
+
+/// `vmm`.
+pub const LAUNCHER: Expectation = Expectation {
+    threads: &["vmm"],
+    filters: 1,
+    apart: false,
+    // Standard input, output and error as the test gives them.
+    placed: &[(0, "pipe"), (1, "pipe"), (2, "pipe")],
+    others: &[
+        ("anon_inode:[eventpoll]", 1),
+        // Of each of its two programs: the process, its log, its control channel; of the spawner the first and the last.
+        ("anon_inode:[pidfd]", 3),
+        ("anon_inode:[signalfd]", 1),
+        ("pipe", 2),
+        ("socket", 3),
+    ],
+    limits: &[("Max core file size", 0), ("Max msgqueue size", 0), ("Max open files", 4096)],
+};
+
+/// `vmm-core`.
+pub const CORE: Expectation = Expectation {
+    threads: &["blk0", "console", "vcpu0", "vcpu1", "vmm-core"],
+    // `setup`, the one that hides clone3, and the thread's own.
+    filters: 3,
+    apart: true,
+    placed: &[(0, "/dev/null"), (1, "/dev/null"), (2, "pipe"), (3, "socket")],
+    others: &[
+        ("/memfd:guest-memory (deleted)", 1),
+        // The file, and the mapping's own.
+        ("/memfd:inflight (deleted)", 2),
+        ("anon_inode:[eventfd]", 8),
+        ("anon_inode:[eventpoll]", 2),
+        ("anon_inode:kvm-vcpu:0", 1),
+        ("anon_inode:kvm-vcpu:1", 1),
+        ("anon_inode:kvm-vm", 1),
+        // The console's input and output.
+        ("pipe", 2),
+        // The device's vhost-user socket.
+        ("socket", 1),
+    ],
+    limits: &[
+        ("Max core file size", 0),
+        ("Max msgqueue size", 0),
+        ("Max open files", 8192),
+        ("Max pending signals", 256),
+        ("Max processes", 0),
+    ],
+};
+
+/// `device-blk`.
+pub const DEVICE_BLK: Expectation = Expectation {
+    // Its control thread and one for its queue.
+    threads: &["device-blk", "device-blk"],
+    filters: 3,
+    apart: true,
+    placed: &[(0, "/dev/null"), (1, "/dev/null"), (2, "pipe"), (3, "socket")],
+    others: &[
+        ("/memfd:guest-memory (deleted)", 1),
+        // Made before it was asked for, with its mapping's own; and as the front end set it.
+        ("/memfd:inflight (deleted)", 3),
+        ("DISK", 1),
+        // Of its queue: to wake the thread, kick and call.
+        ("anon_inode:[eventfd]", 3),
+        // The vhost-user socket.
+        ("socket", 1),
+    ],
+    limits: &[
+        ("Max core file size", 0),
+        ("Max msgqueue size", 0),
+        ("Max open files", 640),
+        ("Max pending signals", 256),
+        ("Max processes", 0),
+    ],
+};
+
+/// `device-rng`.
+pub const DEVICE_RNG: Expectation = Expectation {
+    threads: &["device-rng", "device-rng"],
+    others: &[
+        ("/memfd:inflight (deleted)", 2),
+        ("/dev/urandom", 1),
+        ("anon_inode:[eventfd]", 1),
+        ("socket", 1),
+    ],
+    limits: &[("Max open files", 384), ("Max processes", 0)],
+    ..DEVICE_BLK
+};

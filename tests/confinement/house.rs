@@ -1,0 +1,163 @@
+//! A folder of a machine's own with all that it needs, and the machine started from there, by whom we are or
+//! by an ordinary user.
+
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use nix::sys::prctl::set_child_subreaper;
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use system_tests::{Result, Running, program};
+use tempfile::TempDir;
+
+use crate::guest::Guest;
+use crate::leftovers;
+use crate::terminal::Terminal;
+
+/// The ordinary user as whom machines run when we may choose: nobody, in nobody's group.
+pub const ORDINARY: u32 = 65534;
+
+/// KVM's device number: the misc major and `KVM_MINOR`.
+const KVM: (u64, u64) = (10, 232);
+
+const PROGRAMS: [&str; 4] = ["vmm", "vmm-core", "device-blk", "device-rng"];
+
+/// One machine at a time, so that whatever runs is of this machine.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// Who runs the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// Who runs the test.
+    Caller,
+    /// [`ORDINARY`] if the test is run by root, else its caller, who is one.
+    OrdinaryUser,
+}
+
+/// The folder, and the right to run machines.
+pub struct House {
+    folder: TempDir,
+    who: Who,
+    /// Where the programs are.
+    programs: PathBuf,
+    kvm: PathBuf,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl House {
+    /// Furnishes a folder: a disk, and for an ordinary user copies of the programs and a KVM node to which it
+    /// has the right. From here on orphans of this process's children become its own children.
+    pub fn new(who: Who) -> Result<Self> {
+        Self::within(who, &std::env::temp_dir())
+    }
+
+    /// The same, the folder being made in `parent`.
+    pub fn within(who: Who, parent: &Path) -> Result<Self> {
+        let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        set_child_subreaper(true).expect("the right that every process has");
+        let folder = tempfile::tempdir_in(parent).expect("a folder");
+        open_to_all(folder.path(), 0o755);
+        let mut house = Self {
+            programs: program("vmm")?.parent().expect("a folder of programs").to_owned(),
+            kvm: PathBuf::from("/dev/kvm"),
+            who,
+            folder,
+            _alone: alone,
+        };
+        let disk = File::create(house.disk()).expect("a disk");
+        disk.set_len(4 << 20).expect("room for a disk");
+        open_to_all(&house.disk(), 0o666);
+        if who == Who::OrdinaryUser && nix::unistd::geteuid().is_root() {
+            house.admit();
+        }
+        Ok(house)
+    }
+
+    /// What an ordinary user needs and may not reach where it is.
+    fn admit(&mut self) {
+        let programs = self.folder.path().join("bin");
+        fs::create_dir(&programs).expect("a folder for programs");
+        for name in PROGRAMS {
+            let copy = programs.join(name);
+            fs::copy(self.programs.join(name), &copy).expect("a copy of a program");
+            open_to_all(&copy, 0o755);
+        }
+        self.programs = programs;
+        self.kvm = self.folder.path().join("kvm");
+        let node = makedev(KVM.0, KVM.1);
+        mknod(&self.kvm, SFlag::S_IFCHR, Mode::empty(), node).expect("root makes device nodes");
+        open_to_all(&self.kvm, 0o666);
+    }
+
+    /// The disk image.
+    pub fn disk(&self) -> PathBuf {
+        self.folder.path().join("disk.raw")
+    }
+
+    /// The user id of the machine's launcher.
+    pub fn user(&self) -> u32 {
+        let own = nix::unistd::geteuid().as_raw();
+        if own == 0 && self.who == Who::OrdinaryUser { ORDINARY } else { own }
+    }
+
+    /// Starts a machine with `guest` and a disk, every layer required. Its input is `terminal`, if there is one.
+    pub fn start(&self, guest: Guest, terminal: Option<&Terminal>) -> Result<Running> {
+        self.start_with(guest, terminal, "")
+    }
+
+    /// The same with further `options` of the disk (`,direct=on`).
+    pub fn start_with(&self, guest: Guest, terminal: Option<&Terminal>, options: &str) -> Result<Running> {
+        self.start_beside(guest, terminal, options, &[])
+    }
+
+    /// The same with more `devices`.
+    pub fn start_beside(
+        &self,
+        guest: Guest,
+        terminal: Option<&Terminal>,
+        options: &str,
+        devices: &[&str],
+    ) -> Result<Running> {
+        let kernel = self.folder.path().join("kernel");
+        fs::write(&kernel, guest.image()).expect("a kernel");
+        open_to_all(&kernel, 0o644);
+        let vmm = self.programs.join("vmm");
+        let mut command = match terminal {
+            None => Command::new(vmm),
+            Some(terminal) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", "exec \"$@\" < \"$0\""]).arg(terminal.path()).arg(vmm);
+                shell
+            }
+        };
+        command
+            .arg("--kernel")
+            .arg(kernel)
+            .arg("--kvm")
+            .arg(&self.kvm)
+            .args(["--memory=128M", "--cpus=2", "--sandbox=required"])
+            .arg(format!("--device=blk,path={}{options}", self.disk().display()))
+            .args(devices.iter().map(|device| format!("--device={device}")))
+            .current_dir(self.folder.path())
+            .env("TMPDIR", self.folder.path());
+        if self.user() != nix::unistd::geteuid().as_raw() {
+            command.uid(self.user()).gid(self.user());
+        }
+        Running::start(command)
+    }
+
+    /// Asserts that of a machine that ran here nothing is left. The machine itself must have been waited for.
+    pub fn check_left(&self) -> Result<()> {
+        leftovers::no_process()?;
+        leftovers::no_lock(&self.disk());
+        leftovers::no_file(self.folder.path(), &["bin", "disk.raw", "kernel", "kvm"]);
+        Ok(())
+    }
+}
+
+fn open_to_all(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode for what is ours");
+}

@@ -1,0 +1,187 @@
+//! Each live process compared with its written expectation while a guest runs.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+use nix::fcntl::OFlag;
+use sandbox_policies::posture::{self, Credentials, Posture};
+use system_tests::{Result, Running};
+
+use crate::driver::DONE;
+use crate::expectations::{
+    CORE, DEVICE_BLK, DEVICE_RNG, Expectation, IDS, KERNEL_THREAD, LAUNCHER, MOUNT, NAMESPACES, UMASK,
+};
+use crate::guest::Guest;
+use crate::house::{House, Who};
+use crate::moments::{Step, Victim, confinement, program_among};
+
+/// What is compared: what it is, what was found, what was wanted.
+#[derive(Default)]
+struct Comparison(Vec<String>);
+
+impl Comparison {
+    fn same<T: PartialEq + Debug>(&mut self, what: &str, found: T, wanted: T) {
+        if found != wanted {
+            self.0.push(format!("{what}: found {found:?}, wanted {wanted:?}"));
+        }
+    }
+}
+
+/// Who a process of the machine must be.
+struct Identity {
+    user: u32,
+    group: u32,
+    groups: Vec<u32>,
+    bounding: u64,
+}
+
+#[test]
+fn each_process_is_confined_as_written() -> Result<()> {
+    compare_all(Who::Caller)
+}
+
+#[test]
+fn each_process_of_an_ordinary_users_machine_is_confined_as_written() -> Result<()> {
+    compare_all(Who::OrdinaryUser)
+}
+
+fn compare_all(who: Who) -> Result<()> {
+    let house = House::new(who)?;
+    let running = house.start(Guest::Drives, None)?;
+    running.wait_for(DONE)?;
+    let reported =
+        running.wait_for_log("the line on confinement", |log| confinement(log).map(str::to_owned))?;
+    let programs = [(Victim::Launcher, &LAUNCHER, None), (Victim::Core, &CORE, Some(0))];
+    let programs = programs.into_iter().chain([(Victim::Device, &DEVICE_BLK, Some(1))]);
+    let mut different = Vec::new();
+    for (program, expectation, index) in programs {
+        let pid = program.at(Step::Confined, &running)?;
+        let posture = posture::read(pid).expect("a live process");
+        println!("{posture}");
+        let identity = identity(&house, &running, index);
+        let found = compare(&posture, expectation, &identity, &house);
+        different.extend(found.0.into_iter().map(|line| format!("{program:?}: {line}")));
+    }
+    assert!(different.is_empty(), "{}", different.join("\n"));
+    for word in ["vmm-core", "device-blk", "landlock ABI", "seccomp"] {
+        assert!(reported.contains(word), "{reported}");
+    }
+    drop(running);
+    house.check_left()
+}
+
+#[test]
+fn the_process_of_a_generator_is_confined_as_written() -> Result<()> {
+    let house = House::new(Who::OrdinaryUser)?;
+    let running = house.start_beside(Guest::Halts, None, "", &["rng"])?;
+    running.wait_for_log("the line on confinement", |log| confinement(log).map(drop))?;
+    let pid = program_among(running.pid(), "device-rng").expect("a live device-rng");
+    let posture = posture::read(pid).expect("a live process");
+    let identity = identity(&house, &running, Some(2));
+    let different = compare(&posture, &DEVICE_RNG, &identity, &house).0;
+    assert!(different.is_empty(), "{}", different.join("\n"));
+    drop(running);
+    house.check_left()
+}
+
+/// Of the launcher, or of its program number `index`.
+fn identity(house: &House, running: &Running, index: Option<u32>) -> Identity {
+    let own = own();
+    let given = &own.threads[0];
+    let changed = house.user() != given.uids[1];
+    let groups = if changed { Vec::new() } else { given.groups.clone() };
+    let (user, group) = if changed { (house.user(), house.user()) } else { (given.uids[1], given.gids[1]) };
+    // Only root can shrink its bounding set; without a new privilege to be had it bounds nothing.
+    let bounding = if user == 0 { 0 } else { given.capabilities[3] };
+    match index {
+        None => Identity { user, group, groups, bounding },
+        Some(index) if user == 0 && has_all_ids() => {
+            let (first, each) = IDS;
+            let launcher = u32::try_from(running.pid()).expect("a process id");
+            let id = first | ((launcher & 0xFFFF) * each + index);
+            Identity { user: id, group: id, groups: Vec::new(), bounding: 0 }
+        }
+        Some(_) if user == 0 => Identity { user, group, groups: Vec::new(), bounding: 0 },
+        Some(_) => Identity { user, group, groups, bounding: 0 },
+    }
+}
+
+/// Whether we are in the host's own user namespace, or one as wide.
+fn has_all_ids() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").expect("our own id map");
+    map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+fn own() -> Posture {
+    posture::read(i32::try_from(std::process::id()).expect("a process id")).expect("ourselves")
+}
+
+fn compare(posture: &Posture, expected: &Expectation, identity: &Identity, house: &House) -> Comparison {
+    let mut all = Comparison::default();
+    let names = posture.threads.iter().map(|thread| thread.name.as_str());
+    let mut names: Vec<&str> = names.filter(|name| *name != KERNEL_THREAD).collect();
+    names.sort_unstable();
+    all.same("threads", names.as_slice(), expected.threads);
+    for thread in &posture.threads {
+        compare_thread(&mut all, thread, expected, identity);
+    }
+    let own = own();
+    for (name, limit) in expected.limits {
+        let limit = own.limits.get(*name).and_then(|(_, hard)| *hard).map_or(*limit, |hard| hard.min(*limit));
+        let found = posture.limits.get(*name).copied();
+        all.same(&format!("limit {name}"), found, Some((Some(limit), Some(limit))));
+    }
+    // To anybody but root a process that is not dumpable shows none of these.
+    if own.threads[0].uids[1] == 0 {
+        compare_for_root(&mut all, posture, expected, house);
+    }
+    all
+}
+
+fn compare_thread(all: &mut Comparison, thread: &Credentials, expected: &Expectation, identity: &Identity) {
+    let mut same = |what: &str, equal: bool| all.same(&format!("{what} of {thread:?}"), equal, true);
+    same("user", thread.uids == [identity.user; 4]);
+    same("group", thread.gids == [identity.group; 4]);
+    same("supplementary groups", thread.groups == identity.groups);
+    same("capabilities", thread.capabilities == [0, 0, 0, identity.bounding, 0]);
+    same("no_new_privs", thread.no_new_privs);
+    same("seccomp", (thread.seccomp, thread.filters) == (2, expected.filters));
+    if expected.apart {
+        same("umask", thread.umask == UMASK);
+        same("pid namespace", thread.ns_pids.len() == 2);
+    }
+}
+
+fn compare_for_root(all: &mut Comparison, posture: &Posture, expected: &Expectation, house: &House) {
+    let namespaces = posture.namespaces.as_ref().expect("readable by root");
+    let different = namespaces.iter().filter(|(_, own)| **own).map(|(kind, _)| kind.as_str());
+    let different: Vec<&str> = different.collect();
+    all.same("namespaces", different.as_slice(), if expected.apart { &NAMESPACES } else { &[] });
+    if expected.apart {
+        let mounts = posture.mounts.iter().flatten().map(|mount| mount.trim_end_matches(",relatime"));
+        all.same("mounts", mounts.collect(), vec![MOUNT]);
+        all.same("root entries", posture.root_entries, Some(0));
+        all.same("environment", posture.environment, Some(0));
+    }
+    let descriptors = posture.descriptors.as_ref().expect("readable by root");
+    let (mut placed, mut others) = (Vec::new(), BTreeMap::new());
+    for (number, kind) in descriptors {
+        if expected.placed.iter().any(|(fixed, _)| fixed == number) {
+            placed.push((*number, kind.as_str()));
+        } else if expected.apart || !is_inherited(*number) {
+            let is_disk = *kind == house.disk().display().to_string();
+            *others.entry(if is_disk { "DISK" } else { kind.as_str() }).or_insert(0) += 1;
+        }
+    }
+    all.same("placed descriptors", placed.as_slice(), expected.placed);
+    all.same("other descriptors", others, expected.others.iter().copied().collect());
+}
+
+/// Whether this is a descriptor that whoever started the test left open for everything that it starts: the
+/// launcher has it, too, and leaves it alone.
+fn is_inherited(number: i32) -> bool {
+    let Ok(text) = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}")) else { return false };
+    let flags = text.lines().find_map(|line| line.strip_prefix("flags:")).expect("as proc(5) says");
+    let flags = i32::from_str_radix(flags.trim(), 8).expect("an octal number");
+    !OFlag::from_bits_retain(flags).contains(OFlag::O_CLOEXEC)
+}

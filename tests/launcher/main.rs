@@ -1,0 +1,13 @@
+//! Bad input: each ends in one line that a person can use and in the documented exit code, and leaves
+//! nothing behind.
+//!
+//! Run with `cargo xtask test launcher`; needs no guest.
+
+#[cfg(test)]
+mod arguments;
+#[cfg(test)]
+mod files;
+#[cfg(test)]
+mod host;
+#[cfg(test)]
+mod refusal;

@@ -1,0 +1,39 @@
+//! What `cargo xtask test` tells the tests: where things are, and how patient to be.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::{Error, Result};
+
+/// The file of one of the product's programs.
+pub fn program(name: &str) -> Result<PathBuf> {
+    folder("VMM_BIN_DIR").map(|folder| folder.join(name))
+}
+
+/// One of the guests' artifacts: `vmlinuz`, `vmlinux`, `initramfs` or `busybox`.
+pub fn artifact(name: &str) -> Result<PathBuf> {
+    folder("VMM_ARTIFACTS").map(|folder| folder.join(name))
+}
+
+/// When to give up on something that ought to have happened long ago: a limit on hangs. An emulated
+/// machine on a busy host is slow.
+pub(crate) fn patience() -> Duration {
+    let nested = std::env::var_os("VMM_RIG").is_some_and(|rig| rig == "nested");
+    Duration::from_secs(if nested { 420 } else { 180 })
+}
+
+/// Looks again and again until `look` finds something, which `what` names if it never does.
+pub fn within<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> Result<T> {
+    let (started, patience) = (Instant::now(), patience());
+    while started.elapsed() < patience {
+        if let Some(found) = look() {
+            return Ok(found);
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Err(Error::Silent { what: what.to_owned(), patience, seen: String::new() })
+}
+
+fn folder(variable: &'static str) -> Result<PathBuf> {
+    std::env::var_os(variable).map(PathBuf::from).ok_or(Error::Environment(variable))
+}

@@ -1,0 +1,23 @@
+//! Real machines for the system tests: the real `vmm` with its real programs, a stock kernel and a guest
+//! that does a job (`tests/guest/jobs`) and says so on its console in lines that begin with `@@`.
+//!
+//! Invariants: nothing waits for ever (each wait has a limit that ends a hang and measures nothing), and
+//! a machine that is dropped is dead. Where the programs and the guests' artifacts are, `cargo xtask
+//! test` says by `VMM_BIN_DIR` and `VMM_ARTIFACTS`.
+
+mod capture;
+mod disk;
+mod environment;
+mod error;
+mod machine;
+mod processes;
+
+pub use capture::Capture;
+pub use disk::Disk;
+pub use environment::{artifact, program, within};
+pub use error::Error;
+pub use machine::{Ended, Kernel, Machine, Running};
+pub use processes::{Process, children, of_ours};
+
+/// What every step of a test returns.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,132 @@
+//! What Rust's test harness says of its tests, counted.
+//!
+//! A test program with a harness of its own ends with a line `NAME: N passed, N failed` instead.
+
+/// How the tests of one or more programs went.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Tests that passed.
+    pub passed: usize,
+    /// Tests that failed, and programs that ended without a result.
+    pub failed: usize,
+    /// Names of the tests marked as ignored: shown, never silently skipped.
+    pub ignored: Vec<String>,
+    /// Names of the tests that failed.
+    pub failures: Vec<String>,
+}
+
+impl Counts {
+    /// Adds the counts of another program.
+    pub fn add(&mut self, other: Self) {
+        self.passed = self.passed.saturating_add(other.passed);
+        self.failed = self.failed.saturating_add(other.failed);
+        self.ignored.extend(other.ignored);
+        self.failures.extend(other.failures);
+    }
+
+    /// Adds a failure that no test reported.
+    pub fn add_failure(&mut self, what: String) {
+        self.failed = self.failed.saturating_add(1);
+        self.failures.push(what);
+    }
+
+    /// Whether any test ran.
+    pub fn ran_something(&self) -> bool {
+        self.passed > 0 || self.failed > 0
+    }
+
+    /// Reads the output of test program `name`, which ended well if `succeeded`.
+    ///
+    /// The result line (or the last line of a harness of its own) is the authority. A program that ends without one, or badly although no test
+    /// failed, has one failure more.
+    pub fn of_output(name: &str, output: &str, succeeded: bool) -> Self {
+        let mut counts = Self::default();
+        let mut results = 0_usize;
+        let own = format!("{name}: ");
+        for line in output.lines() {
+            let line = line.trim_start();
+            let own_result = line.strip_prefix(&own).filter(|result| is_result(result));
+            if let Some(result) = line.strip_prefix("test result: ").or(own_result) {
+                results = results.saturating_add(1);
+                counts.passed = counts.passed.saturating_add(number_before(result, " passed"));
+                counts.failed = counts.failed.saturating_add(number_before(result, " failed"));
+            } else if let Some((test, end)) = test_line(line) {
+                match end {
+                    "FAILED" => counts.failures.push(format!("{name}: {test}")),
+                    end if end.starts_with("ignored") => counts.ignored.push(format!("{name}: {test}")),
+                    _ => {}
+                }
+            }
+        }
+        if results == 0 {
+            counts.add_failure(format!("{name}: ended without a result"));
+        } else if !succeeded && counts.failed == 0 {
+            counts.add_failure(format!("{name}: no test failed, yet the program did"));
+        }
+        counts
+    }
+}
+
+/// Whether `text` is exactly `N passed, N failed`.
+fn is_result(text: &str) -> bool {
+    let (passed, failed) = (number_before(text, " passed"), number_before(text, " failed"));
+    text.trim_end() == format!("{passed} passed, {failed} failed")
+}
+
+/// The name and verdict in a line `test NAME ... VERDICT`.
+fn test_line(line: &str) -> Option<(&str, &str)> {
+    let (test, verdict) = line.strip_prefix("test ")?.split_once(" ... ")?;
+    Some((test, verdict.trim_end()))
+}
+
+/// The number right before `word` in `text`; 0 if there is none.
+fn number_before(text: &str, word: &str) -> usize {
+    text.split_once(word)
+        .and_then(|(before, _)| before.rsplit(|character: char| !character.is_ascii_digit()).next())
+        .and_then(|digits| digits.parse().ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Counts;
+
+    const MIXED: &str = "\nrunning 3 tests\n\
+        test boots ... ok\ntest writes ... FAILED\ntest sleeps ... ignored, too slow\n\n\
+        test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s\n";
+
+    #[test]
+    fn each_verdict_is_counted() {
+        let counts = Counts::of_output("boot", MIXED, false);
+        assert_eq!((counts.passed, counts.failed), (1, 1));
+        assert_eq!(counts.ignored, ["boot: sleeps"]);
+        assert_eq!(counts.failures, ["boot: writes"]);
+    }
+
+    #[test]
+    fn a_program_that_dies_is_a_failure() {
+        let counts = Counts::of_output("boot", "running 3 tests\ntest boots ... ok\n", false);
+        assert_eq!((counts.passed, counts.failed), (0, 1));
+    }
+
+    #[test]
+    fn a_good_result_with_a_bad_exit_is_a_failure() {
+        let output = "test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n";
+        let counts = Counts::of_output("unit", output, false);
+        assert_eq!((counts.passed, counts.failed), (2, 1));
+    }
+
+    #[test]
+    fn a_harness_of_its_own_is_counted() {
+        let counts = Counts::of_output("escape", "escape: done\nescape: 12 passed, 1 failed\n", false);
+        assert_eq!((counts.passed, counts.failed), (12, 1));
+        let counts = Counts::of_output("escape", "other: 12 passed, 0 failed\n", true);
+        assert_eq!((counts.passed, counts.failed), (0, 1));
+    }
+
+    #[test]
+    fn a_program_without_tests_ran_nothing() {
+        let output = "test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 5 filtered out\n";
+        assert!(!Counts::of_output("unit", output, true).ran_something());
+    }
+}

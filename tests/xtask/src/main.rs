@@ -1,0 +1,72 @@
+//! `cargo xtask`: the project's own chores: real guests to test with, all tests, a demonstration.
+
+mod artifacts;
+mod demo;
+mod failure;
+mod groups;
+mod host;
+mod libtest;
+mod nested;
+mod progress;
+mod suite;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::failure::Outcome;
+use crate::workspace::Workspace;
+
+/// Chores of the vmm workspace.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Runs the tests, all groups or those named: unit, architecture, protocol, launcher,
+    /// confinement, boot.
+    Test {
+        /// Groups to run; all if none is named.
+        groups: Vec<String>,
+        /// Handed on to each test program, e.g. a part of a test's name.
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+    /// Fetches and builds the guests' kernel and initramfs.
+    Artifacts,
+    /// Boots the distribution's kernel and shows how each process is confined.
+    Demo,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = run(&arguments.chore);
+    progress::clear();
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(failure) => {
+            eprintln!("xtask: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(chore: &Chore) -> Outcome<bool> {
+    let workspace = Workspace::load()?;
+    match chore {
+        Chore::Test { groups, arguments } => suite::run(&workspace, groups, arguments),
+        Chore::Artifacts => {
+            let artifacts = artifacts::Artifacts::prepare(&workspace)?;
+            progress::clear();
+            println!("{}", artifacts.folder.display());
+            Ok(true)
+        }
+        Chore::Demo => demo::run(&workspace),
+    }
+}

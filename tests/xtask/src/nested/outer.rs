@@ -1,0 +1,54 @@
+//! The outer guest's initramfs: busybox, KVM's modules, and the job: the product's programs, the test
+//! programs and the inner guests' artifacts.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::Job;
+use crate::artifacts::{self, Artifacts};
+use crate::failure::{Outcome, Tried};
+use crate::host;
+use crate::workspace::Workspace;
+
+/// The product's programs.
+const PROGRAMS: [&str; 4] = ["vmm", "vmm-core", "device-blk", "device-rng"];
+
+/// Writes the initramfs for `job` into `folder`.
+pub fn initramfs(
+    workspace: &Workspace,
+    artifacts: &Artifacts,
+    job: &Job<'_>,
+    folder: &Path,
+) -> Outcome<PathBuf> {
+    let mut archive = artifacts.userland(&artifacts::OUTER_MODULES)?;
+    archive.file("init", 0o755, &artifacts::read(&workspace.tests_folder().join("nested/init"))?);
+    for path in ["job", "job/bin", "job/runs", "job/artifacts"] {
+        archive.folder(path);
+    }
+    for name in PROGRAMS {
+        archive.file(&format!("job/bin/{name}"), 0o755, &stripped(&job.programs.join(name), folder)?);
+    }
+    let mut order = String::new();
+    for (name, file) in &job.runs {
+        archive.file(&format!("job/runs/{name}"), 0o755, &stripped(file, folder)?);
+        order.push_str(&format!("{name}\n"));
+    }
+    archive.file("job/order", 0o644, order.as_bytes());
+    let arguments: String = job.arguments.iter().map(|argument| format!("{argument}\n")).collect();
+    archive.file("job/arguments", 0o644, arguments.as_bytes());
+    for name in ["vmlinuz", "vmlinux", "initramfs", "busybox"] {
+        let content = artifacts::read(&artifacts.folder.join(name))?;
+        archive.file(&format!("job/artifacts/{name}"), 0o755, &content);
+    }
+    let file = folder.join("initramfs");
+    fs::write(&file, archive.finish()).tried(|| format!("cannot write {}", file.display()))?;
+    Ok(file)
+}
+
+/// The program without its debugging information, which is most of it and slows the emulator's start.
+fn stripped(program: &Path, folder: &Path) -> Outcome<Vec<u8>> {
+    let copy = folder.join("stripped");
+    host::output_of(Command::new("strip").arg("--strip-debug").arg("-o").arg(&copy).arg(program))?;
+    artifacts::read(&copy)
+}

@@ -1,0 +1,167 @@
+//! The workspace as Cargo sees it: where things are built, which tests there are, and the building of
+//! both.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::failure::{Failure, Outcome, Tried};
+use crate::host;
+
+/// What `cargo metadata` tells of this workspace.
+pub struct Workspace {
+    root: PathBuf,
+    target: PathBuf,
+    /// The integration tests of each package.
+    pub tests: BTreeMap<String, Vec<String>>,
+}
+
+/// How the product's programs are built.
+#[derive(Clone, Copy, Debug)]
+pub enum Profile {
+    /// Quickly, with every check.
+    Debug,
+    /// As they are installed.
+    Release,
+}
+
+/// One test program, built.
+pub struct TestProgram {
+    /// The target's name.
+    pub name: String,
+    /// The package's folder, in which `cargo test` would run it.
+    pub folder: PathBuf,
+    /// The executable.
+    pub file: PathBuf,
+}
+
+impl Workspace {
+    /// Asks Cargo.
+    pub fn load() -> Outcome<Self> {
+        let text = host::text_of(cargo().args(["metadata", "--format-version=1", "--no-deps"]))?;
+        let metadata: Value =
+            serde_json::from_str(&text).tried(|| "cannot read cargo metadata".to_owned())?;
+        let path = |key: &str| {
+            text_at(&metadata, key)
+                .map(PathBuf::from)
+                .ok_or_else(|| Failure::new(format!("cargo metadata has no {key}")))
+        };
+        let mut tests = BTreeMap::new();
+        for package in list_at(&metadata, "packages") {
+            let name = text_at(package, "name").unwrap_or_default().to_owned();
+            let names = list_at(package, "targets")
+                .filter(|target| list_at(target, "kind").any(|kind| kind == "test"))
+                .filter_map(|target| text_at(target, "name").map(str::to_owned))
+                .collect();
+            tests.insert(name, names);
+        }
+        Ok(Self { root: path("workspace_root")?, target: path("target_directory")?, tests })
+    }
+
+    /// Where fetched and built guest artifacts, logs and scratch files lie.
+    pub fn rig_folder(&self) -> PathBuf {
+        self.target.join("rig")
+    }
+
+    /// The folder of the system tests.
+    pub fn tests_folder(&self) -> PathBuf {
+        self.root.join("tests")
+    }
+
+    /// Builds the programs of the product; returns the folder in which they all are.
+    pub fn build_programs(&self, profile: Profile) -> Outcome<PathBuf> {
+        crate::progress::step("building vmm, vmm-core and the devices");
+        let profile = match profile {
+            Profile::Debug => "--profile=dev",
+            Profile::Release => "--profile=release",
+        };
+        let programs = ["--package=vmm", "--package=vmm-core", "--package=device-*"];
+        let artifacts = self.cargo_build(&[&["build", profile], &programs[..]].concat())?;
+        artifacts
+            .iter()
+            .filter_map(|artifact| text_at(artifact, "executable"))
+            .find_map(|file| Path::new(file).parent().map(Path::to_path_buf))
+            .ok_or_else(|| Failure::new("cargo built no program"))
+    }
+
+    /// Builds the program `name` of `package` and returns its file.
+    pub fn build_program(&self, package: &str, name: &str) -> Outcome<PathBuf> {
+        crate::progress::step(&format!("building {name}"));
+        let artifacts =
+            self.cargo_build(&["build", &format!("--package={package}"), &format!("--bin={name}")])?;
+        artifacts
+            .iter()
+            .filter(|artifact| {
+                artifact.get("target").and_then(|target| text_at(target, "name")) == Some(name)
+            })
+            .find_map(|artifact| text_at(artifact, "executable").map(PathBuf::from))
+            .ok_or_else(|| Failure::new(format!("cargo built no {name}")))
+    }
+
+    /// Builds the test programs that `selection` (arguments of `cargo test`) names.
+    pub fn build_tests(&self, selection: &[String]) -> Outcome<Vec<TestProgram>> {
+        let mut arguments = vec!["test", "--no-run"];
+        arguments.extend(selection.iter().map(String::as_str));
+        let programs = self.cargo_build(&arguments)?.iter().filter_map(test_program).collect();
+        Ok(programs)
+    }
+
+    /// Runs cargo, errors and warnings going to the terminal, and returns its artifact messages.
+    fn cargo_build(&self, arguments: &[&str]) -> Outcome<Vec<Value>> {
+        let output = cargo()
+            .args(arguments)
+            .args(["--quiet", "--message-format=json-render-diagnostics"])
+            .current_dir(&self.root)
+            .stdin(Stdio::null())
+            .stderr(Stdio::inherit())
+            .output()
+            .tried(|| "cannot run cargo".to_owned())?;
+        if !output.status.success() {
+            return Err(Failure::new(format!("cargo {} failed", arguments.join(" "))));
+        }
+        let messages = String::from_utf8_lossy(&output.stdout);
+        Ok(messages.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+    }
+
+    /// The documentation tests of `packages`, run by cargo itself; returns their output.
+    pub fn run_doc_tests(&self, packages: &[String]) -> Outcome<(bool, String)> {
+        let output = cargo()
+            .args(["test", "--quiet", "--doc", "--no-fail-fast"])
+            .args(packages)
+            .current_dir(&self.root)
+            .stdin(Stdio::null())
+            .output()
+            .tried(|| "cannot run cargo".to_owned())?;
+        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.push_str(&String::from_utf8_lossy(&output.stderr));
+        Ok((output.status.success(), text))
+    }
+}
+
+/// Cargo as it runs us: the same toolchain.
+fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+fn test_program(message: &Value) -> Option<TestProgram> {
+    let file = text_at(message, "executable")?;
+    let manifest = Path::new(text_at(message, "manifest_path")?);
+    if message.get("profile")?.get("test")? != true {
+        return None;
+    }
+    Some(TestProgram {
+        name: text_at(message.get("target")?, "name")?.to_owned(),
+        folder: manifest.parent()?.to_path_buf(),
+        file: PathBuf::from(file),
+    })
+}
+
+fn text_at<'a>(value: &'a Value, key: &str) -> Option<&'a str> {
+    value.get(key).and_then(Value::as_str)
+}
+
+fn list_at<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
+    value.get(key).and_then(Value::as_array).into_iter().flatten()
+}
