@@ -6,7 +6,7 @@ use std::time::Instant;
 use protocol::{Abandon, Channel, DeviceLost, FromSpawner, Reconnect, SpawnFailed, Spawned, ToCore};
 use sandbox_policies::spawn::Child;
 
-use super::recovery::{Decision, Due, Recovery};
+use super::recovery::{Decision, Due, Recovery, TakenUp};
 use super::verdict::{self, Verdict};
 use super::{State, Supervisor};
 use crate::report;
@@ -112,11 +112,12 @@ impl Supervisor {
     /// The core goes on with a successor.
     pub(super) fn on_reconnected(&mut self, core: usize, slot: u8) {
         let device = usize::from(slot).checked_sub(1).and_then(|device| self.devices.get_mut(device));
-        let Some((device, away)) = device.and_then(|device| {
-            let away = device.on_reconnected(Instant::now())?;
-            Some((device, away))
-        }) else {
-            return self.on_violation(core, "a successor that nobody sent");
+        let (device, away) = match device.map(|device| (device.on_reconnected(Instant::now()), device)) {
+            Some((TakenUp::Serves(away), device)) => (device, away),
+            Some((TakenUp::TooLate, _)) => return,
+            Some((TakenUp::Unasked, _)) | None => {
+                return self.on_violation(core, "a successor that nobody sent");
+            }
         };
         let process = device.process.and_then(|index| self.processes.all.get(index));
         let pid = process.map_or(0, |process| process.child.pid());

@@ -6,9 +6,10 @@
 //!                       └────────────────────────────────────────────┴──────────────────────────────┘
 //! ```
 //!
-//! The core tells of each connection that it loses, once. A successor is offered to it only when it has told of the
-//! predecessor's loss, so that each word of the core is about one connection and no other, and only when the predecessor
-//! is reaped, so that nobody but the successor writes to guest memory for the device.
+//! The core tells of each connection that it takes up and of each that it loses, once. A successor is offered to it only
+//! when it has told of the predecessor's loss, so that each word of the core is about one connection and no other, and
+//! only when the predecessor is reaped, so that nobody but the successor writes to guest memory for the device. A
+//! successor may die before the word that the core took it up arrives: that word is then late, and no news.
 
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -42,6 +43,8 @@ pub struct Recovery {
     lost: Option<Instant>,
     /// Whether the core has told of the loss.
     told: bool,
+    /// Whether the core owes a word about the connection that it was offered.
+    answer_due: bool,
     /// The core's end of the successor's connection.
     front_end: Option<OwnedFd>,
     /// Why its process is being ended.
@@ -86,6 +89,17 @@ pub enum Due {
     Kill(usize),
 }
 
+/// What the core's word means that it goes on with a successor.
+#[derive(Debug, PartialEq, Eq)]
+pub enum TakenUp {
+    /// The device serves again, after so long.
+    Serves(Duration),
+    /// The successor has died meanwhile, which is known.
+    TooLate,
+    /// None was offered.
+    Unasked,
+}
+
 impl Recovery {
     /// Of each device, in order of their PCI device numbers.
     pub fn of(devices: &[Device]) -> Vec<Recovery> {
@@ -99,6 +113,7 @@ impl Recovery {
             deaths: 0,
             lost: None,
             told: false,
+            answer_due: false,
             front_end: None,
             reason: None,
         };
@@ -154,6 +169,7 @@ impl Recovery {
     /// said to it any more.
     pub fn on_lost(&mut self, now: Instant) -> bool {
         self.told = true;
+        self.answer_due = false;
         if matches!(self.step, Step::Serving(_)) {
             self.lost.get_or_insert(now);
         }
@@ -181,16 +197,21 @@ impl Recovery {
         let front_end = self.front_end.take()?;
         self.step = Step::Offered;
         self.told = false;
+        self.answer_due = true;
         Some(front_end)
     }
 
-    /// The core goes on with the successor; gives how long the device was away. `None`: with which successor?
-    pub fn on_reconnected(&mut self, now: Instant) -> Option<Duration> {
+    /// The core says that it goes on with the successor.
+    pub fn on_reconnected(&mut self, now: Instant) -> TakenUp {
+        if !std::mem::take(&mut self.answer_due) {
+            return TakenUp::Unasked;
+        }
         if self.step != Step::Offered {
-            return None;
+            return TakenUp::TooLate;
         }
         self.step = Step::Serving(now);
-        Some(self.lost.take().map_or(Duration::ZERO, |lost| now.saturating_duration_since(lost)))
+        let lost = self.lost.take();
+        TakenUp::Serves(lost.map_or(Duration::ZERO, |lost| now.saturating_duration_since(lost)))
     }
 
     /// Whether it cannot go on without another process.
@@ -257,7 +278,7 @@ mod tests {
         recovery.on_spawned(connection(), now);
         recovery.on_ready();
         assert!(recovery.offer().is_some());
-        assert!(recovery.on_reconnected(now).is_some());
+        assert!(matches!(recovery.on_reconnected(now), TakenUp::Serves(_)));
     }
 
     #[test]
@@ -289,8 +310,8 @@ mod tests {
             }
             assert!(disk.offer().is_some());
             assert!(disk.offer().is_none());
-            assert_eq!(disk.on_reconnected(after(start, 7)), Some(Duration::from_millis(7)));
-            assert_eq!(disk.on_reconnected(start), None);
+            assert_eq!(disk.on_reconnected(after(start, 7)), TakenUp::Serves(Duration::from_millis(7)));
+            assert_eq!(disk.on_reconnected(start), TakenUp::Unasked);
         }
     }
 
@@ -308,6 +329,31 @@ mod tests {
         assert_eq!(disk.on_death(start), Decision::Restart);
         assert_eq!(disk.due(start), None, "the second in a row waits");
         recover(&mut disk, start);
+    }
+
+    #[test]
+    fn a_successor_may_be_known_dead_before_the_core_says_that_it_took_it_up() {
+        let start = Instant::now();
+        for took_up in [true, false] {
+            let mut disk = disk("");
+            disk.on_death(start);
+            disk.on_lost(start);
+            disk.due(start);
+            disk.on_spawned(connection(), start);
+            disk.on_ready();
+            assert!(disk.offer().is_some());
+            assert_eq!(disk.on_death(start), Decision::Restart);
+            if took_up {
+                assert_eq!(disk.on_reconnected(start), TakenUp::TooLate);
+            }
+            assert!(!disk.on_lost(start), "its death is known");
+            assert_eq!(disk.on_reconnected(start), TakenUp::Unasked);
+            assert_eq!(disk.due(after(start, 10)), Some(Due::Spawn(0)));
+            disk.on_spawned(connection(), start);
+            disk.on_ready();
+            assert!(disk.offer().is_some());
+            assert_eq!(disk.on_reconnected(after(start, 9)), TakenUp::Serves(Duration::from_millis(9)));
+        }
     }
 
     #[test]
