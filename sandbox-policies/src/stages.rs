@@ -108,6 +108,7 @@ fn confine(
     report: &mut Report,
 ) -> Result<(), Error> {
     panic::on_panic_end_process();
+    step("rt_sigaction", process::die_of_faults())?;
     limits::apply(program)?;
     step("PR_SET_DUMPABLE", process::not_dumpable())?;
     process::no_executable_gain(report);

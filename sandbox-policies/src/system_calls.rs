@@ -197,18 +197,22 @@ pub fn capabilities() -> Result<[CapabilityWords; 2], Errno> {
     Ok(words)
 }
 
+/// `signal` to its default action.
+pub fn reset_signal(signal: libc::c_int) -> Result<(), Errno> {
+    // The kernel's own sigaction: handler (SIG_DFL), flags, restorer, mask.
+    let default = [0_u64; 4];
+    // SAFETY: reads 32 bytes, writes nothing; 8 is the kernel's size of a signal set.
+    checked(unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), ptr::null::<u64>(), 8) })
+        .map(drop)
+}
+
 /// Every signal to its default action, none blocked: an exec'd program inherits both.
 pub fn reset_signals() -> Result<(), Errno> {
     for signal in 1..=64 {
         if signal == libc::SIGKILL || signal == libc::SIGSTOP {
             continue;
         }
-        // The kernel's own sigaction: handler (SIG_DFL), flags, restorer, mask.
-        let default = [0_u64; 4];
-        // SAFETY: reads 32 bytes, writes nothing; 8 is the kernel's size of a signal set.
-        checked(unsafe {
-            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), ptr::null::<u64>(), 8)
-        })?;
+        reset_signal(signal)?;
     }
     let none = 0_u64;
     // SAFETY: reads the 8 bytes of `none`.
