@@ -1,8 +1,6 @@
 //! What guests do to their disks, seen from both sides.
 
-use system_tests::{Disk, Machine, Result};
-
-use crate::warnings;
+use system_tests::{Disk, Machine, Result, warnings};
 
 #[test]
 fn two_disks_one_of_them_read_only() -> Result<()> {

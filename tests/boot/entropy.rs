@@ -1,8 +1,6 @@
 //! A guest that reads the host's generator.
 
-use system_tests::{Machine, Result};
-
-use crate::warnings;
+use system_tests::{Machine, Result, warnings};
 
 #[test]
 fn a_stock_driver_reads_two_generators() -> Result<()> {

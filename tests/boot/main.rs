@@ -15,8 +15,4 @@ mod entropy;
 #[cfg(test)]
 mod kills;
 #[cfg(test)]
-mod recovery;
-#[cfg(test)]
 mod sizes;
-#[cfg(test)]
-mod warnings;

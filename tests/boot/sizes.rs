@@ -1,8 +1,6 @@
 //! Machines of several sizes, and both forms of the kernel.
 
-use system_tests::{Ended, Kernel, Machine, Result};
-
-use crate::warnings;
+use system_tests::{Ended, Kernel, Machine, Result, warnings};
 
 /// A guest that says how large it finds its machine, and powers off.
 fn boots(kernel: Kernel, cpus: &str, memory: &str) -> Result<Ended> {

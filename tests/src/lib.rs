@@ -10,7 +10,9 @@ mod disk;
 mod environment;
 mod error;
 mod machine;
+pub mod pattern;
 mod processes;
+pub mod warnings;
 
 pub use capture::Capture;
 pub use disk::Disk;

@@ -132,6 +132,16 @@ impl Running {
         found.ok_or_else(|| self.silent(format!("the guest's line @@{word}")))
     }
 
+    /// What the guest has said so far.
+    pub fn console(&self) -> String {
+        self.console.text()
+    }
+
+    /// What `vmm` has said so far.
+    pub fn log(&self) -> String {
+        self.log.text()
+    }
+
     /// Waits until `find` finds something in what `vmm` says.
     pub fn wait_for_log<T>(&self, what: &str, find: impl Fn(&str) -> Option<T>) -> Result<T> {
         self.log.wait_for(patience(), find).ok_or_else(|| self.silent(what.to_owned()))

@@ -11,7 +11,7 @@ use crate::workspace::{Profile, Workspace};
 pub fn run(workspace: &Workspace) -> Outcome<bool> {
     let rig = Rig::detect()?;
     let programs = workspace.build_programs(Profile::Debug)?;
-    let demo = workspace.build_program("system-tests", "demo")?;
+    let demo = workspace.build_program("system-tests", "demo", Profile::Debug)?;
     let artifacts = Artifacts::prepare(workspace)?;
     crate::progress::clear();
     println!("the guest runs {rig}");
@@ -25,7 +25,8 @@ pub fn run(workspace: &Workspace) -> Outcome<bool> {
             .tried(|| "cannot run the demonstration".to_owned())?;
         return Ok(status.success());
     }
-    let job = Job { programs: &programs, runs: vec![("demo", demo.as_path())], arguments: &[] };
+    let job =
+        Job { programs: &programs, runs: vec![("demo", demo.as_path())], arguments: &[], settings: &[] };
     let run = nested::run(workspace, &artifacts, &job)?;
     crate::progress::clear();
     let mut succeeded = false;

@@ -28,13 +28,14 @@ pub struct Group {
 }
 
 /// All groups, in the order in which they run: the quickest answer first.
-pub const GROUPS: [Group; 6] = [
+pub const GROUPS: [Group; 7] = [
     Group { name: "unit", needs: Needs::Nothing, packages: &[] },
     Group { name: "architecture", needs: Needs::Nothing, packages: &[] },
     Group { name: "protocol", needs: Needs::Nothing, packages: &["protocol"] },
     Group { name: "launcher", needs: Needs::Programs, packages: &["vmm"] },
     Group { name: "confinement", needs: Needs::Programs, packages: &["sandbox-policies"] },
     Group { name: "boot", needs: Needs::Guests, packages: &[] },
+    Group { name: "recovery", needs: Needs::Guests, packages: &[] },
 ];
 
 /// The groups called `names`, all of them if none is named.

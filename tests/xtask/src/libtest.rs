@@ -13,6 +13,8 @@ pub struct Counts {
     pub ignored: Vec<String>,
     /// Names of the tests that failed.
     pub failures: Vec<String>,
+    /// What tests measured: lines of theirs that begin with `measured: `, without that.
+    pub measured: Vec<String>,
 }
 
 impl Counts {
@@ -22,6 +24,7 @@ impl Counts {
         self.failed = self.failed.saturating_add(other.failed);
         self.ignored.extend(other.ignored);
         self.failures.extend(other.failures);
+        self.measured.extend(other.measured);
     }
 
     /// Adds a failure that no test reported.
@@ -45,6 +48,7 @@ impl Counts {
         let own = format!("{name}: ");
         for line in output.lines() {
             let line = line.trim_start();
+            counts.measured.extend(line.strip_prefix("measured: ").map(str::to_owned));
             let own_result = line.strip_prefix(&own).filter(|result| is_result(result));
             if let Some(result) = line.strip_prefix("test result: ").or(own_result) {
                 results = results.saturating_add(1);
@@ -122,6 +126,13 @@ mod tests {
         assert_eq!((counts.passed, counts.failed), (12, 1));
         let counts = Counts::of_output("escape", "other: 12 passed, 0 failed\n", true);
         assert_eq!((counts.passed, counts.failed), (0, 1));
+    }
+
+    #[test]
+    fn what_was_measured_is_kept() {
+        let output = "test boots ... ok\n\n---- boots stdout ----\nmeasured: 3 ms\n\n\
+            test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n";
+        assert_eq!(Counts::of_output("boot", output, true).measured, ["3 ms"]);
     }
 
     #[test]

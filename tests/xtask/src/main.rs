@@ -29,7 +29,10 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Chore {
     /// Runs the tests, all groups or those named: unit, architecture, protocol, launcher,
-    /// confinement, boot.
+    /// confinement, boot, recovery.
+    ///
+    /// VMM_KILLS=N in the environment says how many deaths of devices the group `recovery` makes a guest survive, and
+    /// VMM_SEED=N makes the choices of an earlier run again.
     Test {
         /// Groups to run; all if none is named.
         groups: Vec<String>,

@@ -11,6 +11,12 @@ use crate::libtest::Counts;
 use crate::nested::{self, Job, Rig};
 use crate::workspace::{Profile, TestProgram, Workspace};
 
+/// What tests with guests are told: one machine at a time, and to show what they measured.
+const GUEST_ARGUMENTS: [&str; 2] = ["--test-threads=1", "--show-output"];
+
+/// Variables of the environment that the tests know, wherever they run.
+const SETTINGS: [&str; 2] = ["VMM_KILLS", "VMM_SEED"];
+
 /// What the groups share, made when the first of them needs it.
 struct Bench<'a> {
     workspace: &'a Workspace,
@@ -53,6 +59,9 @@ fn report(group: &Group, counts: &Counts, note: &str) {
     }
     for ignored in &counts.ignored {
         println!("  ignored: {ignored}");
+    }
+    for measured in &counts.measured {
+        println!("  {measured}");
     }
 }
 
@@ -122,7 +131,7 @@ impl Bench<'_> {
             command.env("VMM_BIN_DIR", folder);
         }
         if let Some(artifacts) = artifacts {
-            command.env("VMM_ARTIFACTS", &artifacts.folder).arg("--test-threads=1");
+            command.env("VMM_ARTIFACTS", &artifacts.folder).args(GUEST_ARGUMENTS);
         }
         let output = command.output().tried(|| format!("cannot run {}", program.file.display()))?;
         let text = [output.stdout, output.stderr].concat();
@@ -164,10 +173,12 @@ impl Bench<'_> {
         }
         let runs: Vec<(&str, &Path)> =
             programs.iter().map(|program| (program.name.as_str(), program.file.as_path())).collect();
+        let settings = settings();
         // One machine at a time: guests share few emulated processors.
-        let mut arguments = [self.arguments, &["--test-threads=1".to_owned()]].concat();
+        let mut arguments = [self.arguments, &GUEST_ARGUMENTS.map(str::to_owned)].concat();
         for round in 0..=ROUNDS_AGAIN {
-            let job = Job { programs: folder, runs: runs.clone(), arguments: &arguments };
+            let job =
+                Job { programs: folder, runs: runs.clone(), arguments: &arguments, settings: &settings };
             let run = nested::run(self.workspace, artifacts, &job)?;
             if run.reruns > 0 {
                 note.push_str(&format!(", {} rerun: the emulator itself had stopped", run.reruns));
@@ -186,7 +197,8 @@ impl Bench<'_> {
             println!("nested rig: a guest died or stood still in the emulator; run again: {again}");
             note.push_str(&format!(", {} run again after a guest died in the emulator", found.failed));
             let names = found.failures.iter().filter_map(|failure| failure.split_once(": "));
-            arguments = vec!["--test-threads=1".to_owned(), "--exact".to_owned()];
+            arguments = GUEST_ARGUMENTS.map(str::to_owned).to_vec();
+            arguments.push("--exact".to_owned());
             arguments.extend(names.map(|(_, name)| name.to_owned()));
             counts.add(Counts { failed: 0, failures: Vec::new(), ..found });
         }
@@ -204,6 +216,12 @@ fn a_guest_died(output: &str) -> bool {
     ["triple fault at rip 0xfff0", "Kernel panic - not syncing", " did not come (for "]
         .iter()
         .any(|signature| output.contains(signature))
+}
+
+/// Those of [`SETTINGS`] that are set.
+fn settings() -> Vec<String> {
+    let set = |name: &&str| Some(format!("{name}={}", std::env::var(name).ok()?));
+    SETTINGS.iter().filter_map(set).collect()
 }
 
 /// Keeps a program's output, and shows it if something in it failed.

@@ -27,6 +27,15 @@ pub enum Profile {
     Release,
 }
 
+impl Profile {
+    fn option(self) -> &'static str {
+        match self {
+            Self::Debug => "--profile=dev",
+            Self::Release => "--profile=release",
+        }
+    }
+}
+
 /// One test program, built.
 pub struct TestProgram {
     /// The target's name.
@@ -73,12 +82,8 @@ impl Workspace {
     /// Builds the programs of the product; returns the folder in which they all are.
     pub fn build_programs(&self, profile: Profile) -> Outcome<PathBuf> {
         crate::progress::step("building vmm, vmm-core and the devices");
-        let profile = match profile {
-            Profile::Debug => "--profile=dev",
-            Profile::Release => "--profile=release",
-        };
         let programs = ["--package=vmm", "--package=vmm-core", "--package=device-*"];
-        let artifacts = self.cargo_build(&[&["build", profile], &programs[..]].concat())?;
+        let artifacts = self.cargo_build(&[&["build", profile.option()], &programs[..]].concat())?;
         artifacts
             .iter()
             .filter_map(|artifact| text_at(artifact, "executable"))
@@ -87,10 +92,10 @@ impl Workspace {
     }
 
     /// Builds the program `name` of `package` and returns its file.
-    pub fn build_program(&self, package: &str, name: &str) -> Outcome<PathBuf> {
+    pub fn build_program(&self, package: &str, name: &str, profile: Profile) -> Outcome<PathBuf> {
         crate::progress::step(&format!("building {name}"));
-        let artifacts =
-            self.cargo_build(&["build", &format!("--package={package}"), &format!("--bin={name}")])?;
+        let (package, program) = (format!("--package={package}"), format!("--bin={name}"));
+        let artifacts = self.cargo_build(&["build", profile.option(), &package, &program])?;
         artifacts
             .iter()
             .filter(|artifact| {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::failure::{Failure, Outcome, Tried};
 use crate::host;
-use crate::workspace::Workspace;
+use crate::workspace::{Profile, Workspace};
 use cpio::Archive;
 use modules::Modules;
 use packages::{Package, Store};
@@ -117,11 +117,14 @@ impl Artifacts {
         write("made-from", made_from)
     }
 
-    /// The guest's initramfs, written anew each time: the scripts in it are under development.
+    /// The guest's initramfs, written anew each time: the scripts and the program in it are under development.
     fn write_initramfs(&self, workspace: &Workspace) -> Outcome<()> {
         let scripts = workspace.tests_folder().join("guest");
         let mut archive = self.userland(&GUEST_MODULES)?;
         archive.file("init", 0o755, &read(&scripts.join("init"))?);
+        // A guest's processor may be an emulated one.
+        let checker = workspace.build_program("system-tests", "checker", Profile::Release)?;
+        archive.file("bin/checker", 0o755, &read(&checker)?);
         archive.folder("jobs");
         for path in sorted(&scripts.join("jobs"))? {
             let name = path.file_name().unwrap_or_default().to_string_lossy();

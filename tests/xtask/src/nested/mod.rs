@@ -65,6 +65,8 @@ pub struct Job<'a> {
     pub runs: Vec<(&'a str, &'a Path)>,
     /// Arguments of each of them.
     pub arguments: &'a [String],
+    /// More of their environment: `NAME=VALUE`.
+    pub settings: &'a [String],
 }
 
 /// How a job went.

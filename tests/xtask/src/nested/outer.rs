@@ -35,8 +35,10 @@ pub fn initramfs(
         order.push_str(&format!("{name}\n"));
     }
     archive.file("job/order", 0o644, order.as_bytes());
-    let arguments: String = job.arguments.iter().map(|argument| format!("{argument}\n")).collect();
-    archive.file("job/arguments", 0o644, arguments.as_bytes());
+    for (name, lines) in [("arguments", job.arguments), ("settings", job.settings)] {
+        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        archive.file(&format!("job/{name}"), 0o644, text.as_bytes());
+    }
     for name in ["vmlinuz", "vmlinux", "initramfs", "busybox"] {
         let content = artifacts::read(&artifacts.folder.join(name))?;
         archive.file(&format!("job/artifacts/{name}"), 0o755, &content);

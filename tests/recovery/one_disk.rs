@@ -1,12 +1,10 @@
-//! A device's program is killed under a running guest, again and again, and the guest sees nothing of it.
+//! A guest on one CPU whose only disk dies again and again; it writes and compares by busybox, independently of our checker.
 
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use system_tests::{Disk, Machine, Result, Running, children, within};
-
-use crate::warnings;
+use system_tests::{Disk, Machine, Result, Running, children, warnings, within};
 
 /// How often the program is killed.
 const KILLS: usize = 20;
@@ -37,11 +35,10 @@ fn kill_over_and_over(running: &Running) -> Result<()> {
     Ok(())
 }
 
-/// A guest on `cpus` CPUs whose disk has as many queues, and dies under it.
-fn survives(cpus: &str) -> Result<()> {
+#[test]
+fn a_guest_on_one_cpu_loses_nothing_to_twenty_deaths_of_its_disk() -> Result<()> {
     let disk = Disk::empty(4 << 20)?;
-    let options = format!(",queues={cpus}");
-    let mut running = Machine::new("survive").option("cpus", cpus).disk(disk.path(), &options).start()?;
+    let mut running = Machine::new("survive").disk(disk.path(), "").start()?;
     running.wait_for("writing")?;
     kill_over_and_over(&running)?;
     running.type_line("end")?;
@@ -54,32 +51,4 @@ fn survives(cpus: &str) -> Result<()> {
     assert_eq!(disk.md5()?, ended.said("whole")?);
     assert_eq!(ended.log.matches("vmm: device blk0 died: killed by SIGKILL").count(), KILLS);
     warnings::none_of_ours(&ended)
-}
-
-#[test]
-fn a_guest_on_one_cpu_loses_nothing_to_twenty_deaths_of_its_disk() -> Result<()> {
-    survives("1")
-}
-
-#[test]
-fn a_guest_on_two_cpus_loses_nothing_to_twenty_deaths_of_its_disk() -> Result<()> {
-    survives("2")
-}
-
-#[test]
-fn a_disk_that_stands_still_is_replaced() -> Result<()> {
-    let disk = Disk::empty(4 << 20)?;
-    let mut running = Machine::new("survive").disk(disk.path(), "").start()?;
-    running.wait_for("writing")?;
-    kill(Pid::from_raw(device(&running)?), Signal::SIGSTOP).expect("it lives");
-    running
-        .wait_for_log("the successor", |log| log.contains("vmm: device blk0 serves again").then_some(()))?;
-    running.type_line("end")?;
-    let ended = running.wait()?;
-    assert_eq!(ended.code(), Some(0), "{}", ended.everything());
-    assert!(ended.log.contains("and given none back"), "{}", ended.log);
-    assert!(ended.said("written-and-failed")?.ends_with(" 0"), "{}", ended.everything());
-    assert_eq!(ended.said("different")?, "0", "{}", ended.everything());
-    assert_eq!(disk.md5()?, ended.said("whole")?);
-    Ok(())
 }

@@ -1,6 +1,6 @@
 //! What a guest's kernel may complain of: nothing, but for what the machine cannot help.
 
-use system_tests::{Ended, Result};
+use crate::{Ended, Result};
 
 /// Lines that come from the host's processor and not from the machine, by a part of each, with why.
 const NOT_OURS: [(&str, &str); 2] = [

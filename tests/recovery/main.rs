@@ -1,0 +1,24 @@
+//! Devices that die under a stock guest, which must see nothing of it but pauses.
+//!
+//! Run with `cargo xtask test recovery`. `VMM_KILLS` says how many deaths the machine of many devices survives (40 unless
+//! told otherwise) and `VMM_SEED` makes the choices of an earlier run again: the seed of each run is in its output.
+#![cfg_attr(
+    test,
+    expect(
+        clippy::arithmetic_side_effects,
+        reason = "small numbers of our own, and a test says what is wrong by failing"
+    )
+)]
+
+#[cfg(test)]
+mod causes;
+#[cfg(test)]
+mod fleet;
+#[cfg(test)]
+mod image;
+#[cfg(test)]
+mod many;
+#[cfg(test)]
+mod one_disk;
+#[cfg(test)]
+mod plan;
