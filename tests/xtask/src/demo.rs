@@ -27,7 +27,12 @@ pub fn run(workspace: &Workspace) -> Outcome<bool> {
     }
     let job =
         Job { programs: &programs, runs: vec![("demo", demo.as_path())], arguments: &[], settings: &[] };
-    let run = nested::run(workspace, &artifacts, &job)?;
+    let mut run = nested::run(workspace, &artifacts, &job)?;
+    if let Some(stuck) = &run.stuck {
+        crate::progress::clear();
+        println!("nested rig: the emulator itself stopped ({stuck}); starting it again, once");
+        run = nested::run(workspace, &artifacts, &job)?;
+    }
     crate::progress::clear();
     let mut succeeded = false;
     for program in run.programs {

@@ -69,6 +69,27 @@ impl Counts {
         }
         counts
     }
+
+    /// Counts the [`verdicts`] of test program `name`.
+    pub fn of_verdicts(name: &str, verdicts: &[(String, bool)]) -> Self {
+        let failures: Vec<String> =
+            verdicts.iter().filter(|(_, good)| !good).map(|(test, _)| format!("{name}: {test}")).collect();
+        let passed = verdicts.len().saturating_sub(failures.len());
+        Self { passed, failed: failures.len(), failures, ..Self::default() }
+    }
+}
+
+/// The verdicts in the output of a program that was stopped before its result line: name, and whether it is good.
+pub fn verdicts(output: &str) -> Vec<(String, bool)> {
+    let verdict = |line: &str| {
+        let (test, end) = test_line(line.trim_start())?;
+        match end {
+            "ok" => Some((test.to_owned(), true)),
+            "FAILED" => Some((test.to_owned(), false)),
+            _ => None,
+        }
+    };
+    output.lines().filter_map(verdict).collect()
 }
 
 /// Whether `text` is exactly `N passed, N failed`.
@@ -93,7 +114,7 @@ fn number_before(text: &str, word: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::Counts;
+    use super::{Counts, verdicts};
 
     const MIXED: &str = "\nrunning 3 tests\n\
         test boots ... ok\ntest writes ... FAILED\ntest sleeps ... ignored, too slow\n\n\
@@ -104,6 +125,15 @@ mod tests {
         let counts = Counts::of_output("boot", MIXED, false);
         assert_eq!((counts.passed, counts.failed), (1, 1));
         assert_eq!(counts.ignored, ["boot: sleeps"]);
+        assert_eq!(counts.failures, ["boot: writes"]);
+    }
+
+    #[test]
+    fn what_ended_before_a_stop_has_its_verdict() {
+        let ended = verdicts("running 3 tests\ntest boots ... ok\ntest writes ... FAILED\ntest sleeps ... ");
+        assert_eq!(ended, [("boots".to_owned(), true), ("writes".to_owned(), false)]);
+        let counts = Counts::of_verdicts("boot", &ended);
+        assert_eq!((counts.passed, counts.failed), (1, 1));
         assert_eq!(counts.failures, ["boot: writes"]);
     }
 

@@ -76,8 +76,8 @@ pub struct Run {
     pub programs: Vec<ProgramRun>,
     /// All output.
     pub output: String,
-    /// How often the outer guest was started again because the emulator had stopped.
-    pub reruns: u8,
+    /// Why there is not more: the emulator itself had stopped (see [`qemu::Ended::Stuck`]).
+    pub stuck: Option<String>,
 }
 
 /// One program's end.
@@ -92,10 +92,6 @@ pub struct ProgramRun {
 }
 
 /// Runs `job` in an outer guest.
-///
-/// If the emulator itself stops (see [`qemu::Ended::Stuck`]) there is one more attempt, and it is
-/// said aloud. No other failure is ever tried again: a rerun that hides a race is worse than a red
-/// test.
 pub fn run(workspace: &Workspace, artifacts: &Artifacts, job: &Job<'_>) -> Outcome<Run> {
     crate::host::need_programs(&[
         ("qemu-system-x86_64", "qemu-system-x86"),
@@ -107,34 +103,23 @@ pub fn run(workspace: &Workspace, artifacts: &Artifacts, job: &Job<'_>) -> Outco
     fs::create_dir_all(&folder).tried(|| format!("cannot make {}", folder.display()))?;
     crate::progress::step("packing the outer guest");
     let initramfs = outer::initramfs(workspace, artifacts, job, &folder)?;
-    let mut reruns = 0;
-    loop {
-        let machine = qemu::Machine { kernel: &artifacts.vmlinux(), initramfs: &initramfs, folder: &folder };
-        match machine.run()? {
-            Ended::PoweredOff => {}
-            Ended::Stuck(signature) if reruns == 0 => {
-                crate::progress::clear();
-                println!("nested rig: the emulator itself stopped ({signature}); starting it again, once");
-                reruns = 1;
-                continue;
-            }
-            Ended::Stuck(signature) => {
-                return Err(Failure::new(format!("the emulator itself stopped twice ({signature})")));
-            }
-            Ended::Silent(why) => {
-                return Err(Failure::new(format!("{why}\n{}", machine.last_words())));
-            }
+    let machine = qemu::Machine { kernel: &artifacts.vmlinux(), initramfs: &initramfs, folder: &folder };
+    let stuck = match machine.run()? {
+        Ended::PoweredOff => None,
+        Ended::Stuck(signature) => Some(signature),
+        Ended::Silent(why) => {
+            return Err(Failure::new(format!("{why}\n{}", machine.last_words())));
         }
-        let output = machine.output();
-        let (programs, done) = parse(&output);
-        if !done {
-            return Err(Failure::new(format!(
-                "the outer guest ended before its job did\n{}",
-                machine.last_words()
-            )));
-        }
-        return Ok(Run { programs, output, reruns });
+    };
+    let output = machine.output();
+    let (programs, done) = parse(&output);
+    if !done && stuck.is_none() {
+        return Err(Failure::new(format!(
+            "the outer guest ended before its job did\n{}",
+            machine.last_words()
+        )));
     }
+    Ok(Run { programs, output, stuck })
 }
 
 /// Takes apart what the outer guest's script wrote: `@@begin NAME`, the output, `@@end NAME STATUS`, and
