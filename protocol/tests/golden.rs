@@ -51,11 +51,11 @@ fn blk() -> DeviceSetup {
         queue_size: 128,
         discard: false,
     };
-    DeviceSetup { name: "d".into(), options: DeviceOptions::Blk(options) }
+    DeviceSetup { name: "d".into(), options: DeviceOptions::Blk(options), blamed: false }
 }
 
 fn rng() -> DeviceSetup {
-    DeviceSetup { name: "d".into(), options: DeviceOptions::Rng }
+    DeviceSetup { name: "d".into(), options: DeviceOptions::Rng, blamed: false }
 }
 
 #[test]
@@ -90,6 +90,9 @@ fn core_to_launcher() {
 fn launcher_to_device_and_back() {
     golden(&ToDevice::Setup(blk()), 0x0301, "01640001000173018001010100");
     golden(&ToDevice::Setup(rng()), 0x0301, "01640100");
+    let blamed = |setup| ToDevice::Setup(DeviceSetup { blamed: true, ..setup });
+    golden(&blamed(blk()), 0x0301, "01640001000173018002010100020101");
+    golden(&blamed(rng()), 0x0301, "01640101020101");
     golden(&ToDevice::Query, 0x0302, "00");
     golden(&ToDevice::Stop, 0x0303, "00");
     golden(&FromDevice::Ready(Ready::default()), 0x0401, "000000");

@@ -10,6 +10,8 @@ const STOP: u16 = 0x0303;
 
 /// Optional field of [`BlkOptions`]: discard.
 const BLK_DISCARD: u16 = 1;
+/// Optional field of [`DeviceSetup`]: blamed.
+const BLAMED: u16 = 2;
 
 /// What the launcher tells a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +31,10 @@ pub struct DeviceSetup {
     pub name: String,
     /// By type of device.
     pub options: DeviceOptions,
+    /// The predecessor crashed, broke its policy or hung, which a request that it was handling may have caused. False
+    /// for a first start, a planned replacement, and after somebody else's kill. Optional field, since minor version
+    /// 2, sent only when it is true.
+    pub blamed: bool,
 }
 
 /// By type of device.
@@ -84,20 +90,22 @@ impl DeviceSetup {
     }
 
     fn encode(&self) -> Result<Vec<u8>, Error> {
+        let own = |fields: Fields| if self.blamed { fields.with(BLAMED, &true) } else { Ok(fields) };
         match &self.options {
             DeviceOptions::Blk(blk) => {
                 let (readonly, direct, serial) = (blk.readonly, blk.direct, blk.serial.clone());
                 let wire =
                     Wire::Blk { readonly, direct, serial, queues: blk.queues, queue_size: blk.queue_size };
-                let fields = Fields::default().with(BLK_DISCARD, &blk.discard)?;
+                let fields = own(Fields::default().with(BLK_DISCARD, &blk.discard)?)?;
                 fields::encode("Setup", &(&self.name, wire), &fields)
             }
-            DeviceOptions::Rng => fields::encode("Setup", &(&self.name, Wire::Rng), &Fields::default()),
+            DeviceOptions::Rng => fields::encode("Setup", &(&self.name, Wire::Rng), &own(Fields::default())?),
         }
     }
 
     fn decode(body: &[u8]) -> Result<Self, Error> {
         let ((name, wire), fields) = fields::decode_body("Setup", body)?;
+        let blamed = fields.value(BLAMED, false)?;
         let options = match wire {
             Wire::Blk { readonly, direct, serial, queues, queue_size } => {
                 let discard = fields.value(BLK_DISCARD, true)?;
@@ -105,7 +113,7 @@ impl DeviceSetup {
             }
             Wire::Rng => DeviceOptions::Rng,
         };
-        Ok(Self { name, options })
+        Ok(Self { name, options, blamed })
     }
 }
 

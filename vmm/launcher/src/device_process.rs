@@ -31,7 +31,7 @@ impl DeviceProcess<'_> {
             socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)
                 .map_err(Error::system("make a vhost-user socket pair"))?;
         let mut spawned = self.spawning.spawn(spawn)?;
-        let setup = DeviceSetup { name: name.to_owned(), options: self.options.clone() };
+        let setup = DeviceSetup { name: name.to_owned(), options: self.options.clone(), blamed: false };
         let fds = [back_end.as_fd(), self.resource];
         if let Err(error) = tell(name, &spawned.1, &ToDevice::Setup(setup), &fds) {
             let _ = spawned.0.kill();
