@@ -40,4 +40,12 @@ pub trait Handler: Send {
         reader: Reader<'_, '_>,
         writer: Writer<'_, '_>,
     ) -> Result<u32, &'static str>;
+
+    /// Answers a request with this device's error instead of handling it, because processes ended while they handled it.
+    /// Nothing but the answer is written, and nothing of what the request asks for is looked at. Returns
+    /// as `handle` does.
+    ///
+    /// # Errors
+    /// Only when there is no answer to give.
+    fn refuse(&mut self, writer: Writer<'_, '_>) -> Result<u32, &'static str>;
 }

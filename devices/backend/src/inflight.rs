@@ -4,26 +4,48 @@
 //!
 //! The area belongs to the front end, which may write anything there at any time: whatever is read is checked,
 //! and nothing read from it is used as an index without a bound.
+//!
+//! # What a death leaves
+//!
+//! A process can end between any two of its instructions. What it has stored by then is there for its successor,
+//! which starts after the end, and nothing else is: so it is the *order* of the stores that decides, and that each is
+//! one instruction. One thread serves a ring, takes requests in the order of the available ring and gives
+//! them back in that same order, one at a time. Then these hold at every instant:
+//!
+//! - The heads noted as in flight are those of the available ring from the used index on, without a gap, but for one
+//!   exception below: `taken` writes the counter before the note, so that what is noted has its place, and
+//!   notes heads in the order of the ring. Therefore a successor continues taking at the used index plus their number.
+//! - `give_back` stores, in this order: *last batch head*, the used element, the used index (these two in guest
+//!   memory), *not in flight*, the area's own used index. Before the used index moves, the request counts as not done
+//!   and is done again, in its place before all that were taken after it; the driver has not been told of it, so it is
+//!   the same request still. After it has moved, the driver may use the descriptors for something else, so it must not
+//!   be done again. That a death came before the note of this is seen by the area's used index, which is not
+//!   the ring's then: the exception. It is one request at most, and *last batch head* says which.
+//! - `recover` clears that one before it stores the used index, so that a death in its middle leaves the exception
+//!   as it was found, and it renumbers nothing.
+//!
+//! # Whose fault it was
+//!
+//! A request may be what ends the process. The first four bytes of a descriptor state, of which the specification uses
+//! one and leaves three as padding, are stored as one word: in flight, (zero), *being handled*, and the number of
+//! processes that this request has *ended*. `handling` marks a request before the first look at what it asks for;
+//! those that were merely taken have no such mark. At recovery by a process that was told that its predecessor's
+//! end may be blamed on a request, each marked one has its count raised and its mark cleared by the same store, so
+//! that a death between any two stores counts once: either there is still a mark and no count, or the count and no mark.
+//! Where the end is nobody's fault the mark is cleared alone. A count lasts as long as the request is in flight.
+//!
+//! A back end that knows nothing of this writes the first byte and keeps the others, which then say what they said
+//! when the head was last in flight under us: zero, for `given_back` clears the whole word.
 
-use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
-use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::unistd::ftruncate;
-use vhost::vhost_user::message::VhostUserInflight;
-use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
+mod area;
 
 use crate::Error;
-use crate::memory::{Unsealed, check_file};
+
+pub(crate) use area::{InflightArea, InflightFile, Part};
 
 /// Bytes in front of the descriptor states, and of one descriptor state.
 const HEADER: usize = 16;
 const STATE: usize = 16;
-/// Where each ring's part begins is a multiple of this.
-const ALIGNMENT: usize = 64;
 const VERSION: u16 = 1;
 
 /// Offsets in the header.
@@ -36,107 +58,78 @@ mod header {
 
 /// Offsets in a descriptor state.
 mod state {
-    pub(super) const INFLIGHT: usize = 0;
+    pub(super) const FLAGS: usize = 0;
     pub(super) const NEXT: usize = 6;
     pub(super) const COUNTER: usize = 8;
 }
 
-/// Bytes for one ring of `queue_size`.
-fn ring_size(queue_size: u16) -> usize {
-    STATE.saturating_mul(queue_size.into()).saturating_add(HEADER).next_multiple_of(ALIGNMENT)
+/// A word of the area: 2, 4 or 8 bytes at a multiple of its size.
+pub(crate) trait Word: vm_memory::AtomicAccess {}
+impl Word for u16 {}
+impl Word for u32 {}
+impl Word for u64 {}
+
+/// One ring's part of the area as [`InflightRing`] sees it. Each store is one instruction, and stores become
+/// visible in the order in which they are made. `None` is past the end.
+pub(crate) trait Words {
+    /// The word at byte `at`.
+    fn load<T: Word>(&self, at: usize) -> Option<T>;
+    /// Changes the word at byte `at`.
+    fn store<T: Word>(&self, at: usize, value: T) -> Option<()>;
 }
 
-/// A mapped area for all rings of a device.
-#[derive(Clone)]
-pub(crate) struct InflightArea {
-    mapping: Arc<MmapRegion>,
-    queues: u16,
-    queue_size: u16,
+/// A request that was taken from the available ring and not yet given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Taken {
+    /// Its head.
+    pub(crate) head: u16,
+    /// How many processes before this one ended while they handled it, and may have ended for it.
+    pub(crate) ended: u8,
 }
 
-impl InflightArea {
-    /// Maps what SET_INFLIGHT_FD brought.
-    pub(crate) fn map(
-        description: &VhostUserInflight,
-        fd: OwnedFd,
-        unsealed: Unsealed,
-    ) -> Result<Self, Error> {
-        let VhostUserInflight { mmap_size, mmap_offset, num_queues, queue_size } = *description;
-        let too_small = || Error::InflightSize { size: mmap_size, queues: num_queues, queue_size };
-        let size = usize::try_from(mmap_size).map_err(|_| too_small())?;
-        if ring_size(queue_size).saturating_mul(num_queues.into()) > size {
-            return Err(too_small());
-        }
-        let end = mmap_offset.checked_add(mmap_size).ok_or_else(too_small)?;
-        check_file(&fd, mmap_offset, end, unsealed)?;
-        let mapping = MmapRegion::from_file(FileOffset::new(File::from(fd), mmap_offset), size)
-            .map_err(|error| Error::RegionMap { guest: mmap_offset, reason: error.to_string() })?;
-        Ok(Self { mapping: Arc::new(mapping), queues: num_queues, queue_size })
-    }
-
-    /// The part of ring `index`, if the area has one for a ring of `queue_size`.
-    pub(crate) fn ring(&self, index: u16, queue_size: u16) -> Result<InflightRing, Error> {
-        if index >= self.queues || queue_size > self.queue_size {
-            return Err(Error::Inflight { index, what: "it was made for fewer or shorter rings" });
-        }
-        let offset = ring_size(self.queue_size).saturating_mul(index.into());
-        Ok(InflightRing { area: self.clone(), offset, index, queue_size, counter: 0 })
+impl Taken {
+    /// A request that no predecessor saw.
+    pub(crate) fn new(head: u16) -> Self {
+        Self { head, ended: 0 }
     }
 }
 
-/// An area that we hand out on GET_INFLIGHT_FD. Made while memfd_create is still allowed.
-pub(crate) struct InflightFile {
-    fd: OwnedFd,
-    mapping: MmapRegion,
+/// The first word of a descriptor state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Flags {
+    inflight: bool,
+    handled: bool,
+    ended: u8,
 }
 
-impl InflightFile {
-    /// Room for `queues` rings of `queue_size`, sealed at that size.
-    pub(crate) fn create(queues: u16, queue_size: u16) -> Result<Self, Error> {
-        let size = ring_size(queue_size).saturating_mul(queues.into());
-        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-        let fd = memfd_create("inflight", flags).map_err(Error::system("create the in-flight area"))?;
-        let length = i64::try_from(size).unwrap_or(i64::MAX);
-        ftruncate(&fd, length).map_err(Error::system("size the in-flight area"))?;
-        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
-        fcntl(&fd, FcntlArg::F_ADD_SEALS(seals)).map_err(Error::system("seal the in-flight area"))?;
-        let unmapped = |reason: String| Error::RegionMap { guest: 0, reason };
-        let file = File::from(fd.try_clone().map_err(|error| unmapped(error.to_string()))?);
-        let mapping = MmapRegion::from_file(FileOffset::new(file, 0), size);
-        Ok(Self { fd, mapping: mapping.map_err(|error| unmapped(error.to_string()))? })
+impl Flags {
+    fn word(self) -> u32 {
+        u32::from_ne_bytes([u8::from(self.inflight), 0, u8::from(self.handled), self.ended])
     }
 
-    /// Empties the area and describes it for `asked`.
-    pub(crate) fn describe(&self, asked: &VhostUserInflight) -> Result<VhostUserInflight, Error> {
-        let (queues, queue_size) = (asked.num_queues, asked.queue_size);
-        let needed = ring_size(queue_size).saturating_mul(queues.into());
-        let size = u64::try_from(needed).unwrap_or(u64::MAX);
-        let too_small = || Error::InflightSize { size, queues, queue_size };
-        let part = self.mapping.get_slice(0, needed).map_err(|_| too_small())?;
-        part.write_slice(&vec![0; needed], 0).map_err(|_| too_small())?;
-        Ok(VhostUserInflight::new(size, 0, queues, queue_size))
+    fn parse(word: u32) -> Self {
+        let [inflight, _, handled, ended] = word.to_ne_bytes();
+        Self { inflight: inflight == 1, handled: handled == 1, ended }
     }
 }
 
-impl AsFd for InflightFile {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-}
-
-/// One ring's part of the area.
-pub(crate) struct InflightRing {
-    area: InflightArea,
-    offset: usize,
+/// What is noted of one ring.
+pub(crate) struct InflightRing<W> {
+    words: W,
     index: u16,
     queue_size: u16,
     counter: u64,
 }
 
-impl InflightRing {
-    /// What a predecessor left: the heads to do again, in the order in which they were taken. `used_idx` is the
-    /// ring's own, which tells whether the predecessor died between giving a request back and noting it.
-    pub(crate) fn recover(&mut self, used_idx: u16) -> Result<Vec<u16>, Error> {
+impl<W: Words> InflightRing<W> {
+    fn new(words: W, index: u16, queue_size: u16) -> Self {
+        Self { words, index, queue_size, counter: 0 }
+    }
+
+    /// What a predecessor left: the requests to do again, in the order in which they were taken. `used_idx` is the
+    /// ring's own, which tells whether the predecessor died between giving a request back and noting it; `blamed`
+    /// whether its end may be the fault of what it was handling.
+    pub(crate) fn recover(&mut self, used_idx: u16, blamed: bool) -> Result<Vec<Taken>, Error> {
         let version: u16 = self.load(header::VERSION)?;
         if version == 0 {
             self.store(header::DESC_NUM, self.queue_size)?;
@@ -150,41 +143,54 @@ impl InflightRing {
         if self.load::<u16>(header::USED_IDX)? != used_idx {
             // One request at a time is given back, so at most one is noted as in flight that is not.
             let head = self.load::<u16>(header::LAST_BATCH_HEAD)?;
-            self.store(self.state(head)?.saturating_add(state::INFLIGHT), 0u8)?;
+            self.set_flags(head, Flags::default())?;
             self.store(header::USED_IDX, used_idx)?;
         }
         let mut taken = Vec::new();
         for head in 0..self.queue_size {
-            let at = self.state(head)?;
-            if self.load::<u8>(at.saturating_add(state::INFLIGHT))? == 1 {
-                let counter: u64 = self.load(at.saturating_add(state::COUNTER))?;
-                taken.push((counter, head));
+            let flags = Flags::parse(self.load(self.state(head)?.saturating_add(state::FLAGS))?);
+            if !flags.inflight {
+                continue;
             }
+            let ended = flags.ended.saturating_add(u8::from(flags.handled && blamed));
+            if flags.handled {
+                self.set_flags(head, Flags { handled: false, ended, ..flags })?;
+            }
+            let counter: u64 = self.load(self.state(head)?.saturating_add(state::COUNTER))?;
+            taken.push((counter, Taken { head, ended }));
         }
-        taken.sort_unstable();
+        taken.sort_unstable_by_key(|(counter, taken)| (*counter, taken.head));
         self.counter = taken.last().map_or(0, |(counter, _)| counter.wrapping_add(1));
-        Ok(taken.into_iter().map(|(_, head)| head).collect())
+        Ok(taken.into_iter().map(|(_, taken)| taken).collect())
     }
 
-    /// Before the first step of a request is done.
+    /// Before anything is done about a request. Not for one that was recovered: it is noted, in its place.
     pub(crate) fn taken(&mut self, head: u16) -> Result<(), Error> {
-        let at = self.state(head)?;
-        self.store(at.saturating_add(state::COUNTER), self.counter)?;
+        self.store(self.state(head)?.saturating_add(state::COUNTER), self.counter)?;
         self.counter = self.counter.wrapping_add(1);
-        self.store(at.saturating_add(state::INFLIGHT), 1u8)
+        self.set_flags(head, Flags { inflight: true, ..Flags::default() })?;
+        Ok(())
     }
 
-    /// Before the used index moves.
-    pub(crate) fn giving_back(&self, head: u16) -> Result<(), Error> {
+    /// Before the first look at what a request asks for.
+    pub(crate) fn handling(&self, Taken { head, ended }: Taken) -> Result<(), Error> {
+        self.set_flags(head, Flags { inflight: true, handled: true, ended })?;
+        Ok(())
+    }
+
+    /// Gives a request back by `publish`, which tells the driver and returns the ring's new used index.
+    pub(crate) fn give_back(
+        &self,
+        head: u16,
+        publish: impl FnOnce() -> Result<u16, Error>,
+    ) -> Result<(), Error> {
         let last: u16 = self.load(header::LAST_BATCH_HEAD)?;
         self.store(self.state(head)?.saturating_add(state::NEXT), last)?;
-        self.store(header::LAST_BATCH_HEAD, head)
-    }
-
-    /// After the used index has moved to `used_idx`.
-    pub(crate) fn given_back(&self, head: u16, used_idx: u16) -> Result<(), Error> {
-        self.store(self.state(head)?.saturating_add(state::INFLIGHT), 0u8)?;
-        self.store(header::USED_IDX, used_idx)
+        self.store(header::LAST_BATCH_HEAD, head)?;
+        let used_idx = publish()?;
+        self.set_flags(head, Flags::default())?;
+        self.store(header::USED_IDX, used_idx)?;
+        Ok(())
     }
 
     /// Offset of the state of `head` within this ring's part.
@@ -195,21 +201,16 @@ impl InflightRing {
         Ok(STATE.saturating_mul(head.into()).saturating_add(HEADER))
     }
 
-    fn load<T: vm_memory::AtomicAccess>(&self, at: usize) -> Result<T, Error> {
-        self.slice()
-            .load(self.offset.saturating_add(at), Ordering::Acquire)
-            .map_err(|_| self.inconsistent("it is too short"))
+    fn set_flags(&self, head: u16, flags: Flags) -> Result<(), Error> {
+        self.store(self.state(head)?.saturating_add(state::FLAGS), flags.word())
     }
 
-    /// Release: whoever reads the area after our death sees the stores in the order in which they are made.
-    fn store<T: vm_memory::AtomicAccess>(&self, at: usize, value: T) -> Result<(), Error> {
-        self.slice()
-            .store(value, self.offset.saturating_add(at), Ordering::Release)
-            .map_err(|_| self.inconsistent("it is too short"))
+    fn load<T: Word>(&self, at: usize) -> Result<T, Error> {
+        self.words.load(at).ok_or_else(|| self.inconsistent("it is too short"))
     }
 
-    fn slice(&self) -> VolatileSlice<'_> {
-        self.area.mapping.as_volatile_slice()
+    fn store<T: Word>(&self, at: usize, value: T) -> Result<(), Error> {
+        self.words.store(at, value).ok_or_else(|| self.inconsistent("it is too short"))
     }
 
     fn inconsistent(&self, what: &'static str) -> Error {
@@ -219,68 +220,126 @@ impl InflightRing {
 
 #[cfg(test)]
 mod tests {
+    use super::area::tests::area;
     use super::*;
 
-    fn area(queues: u16, size: u16) -> InflightArea {
-        let file = InflightFile::create(queues, size).unwrap();
-        let description = file.describe(&VhostUserInflight::new(0, 0, queues, size)).unwrap();
-        InflightArea::map(&description, file.fd.try_clone().unwrap(), Unsealed::Refuse).unwrap()
+    fn heads(taken: &[Taken]) -> Vec<u16> {
+        taken.iter().map(|taken| taken.head).collect()
     }
+
+    /// What a successor of `blamed` or other cause finds in ring `index` of `area`.
+    fn found(area: &InflightArea, index: u16, used_idx: u16, blamed: bool) -> Vec<Taken> {
+        area.ring(index, 8).unwrap().recover(used_idx, blamed).unwrap()
+    }
+
+    /// The process dies once the used index has moved.
+    const DIED: Error = Error::NoSetup;
 
     #[test]
     fn what_was_taken_and_not_given_back_is_found_in_order() {
         let area = area(2, 8);
         let mut ring = area.ring(1, 8).unwrap();
-        assert!(ring.recover(0).unwrap().is_empty());
+        assert!(ring.recover(0, false).unwrap().is_empty());
         for head in [5, 2, 7] {
             ring.taken(head).unwrap();
         }
-        ring.giving_back(2).unwrap();
-        ring.given_back(2, 1).unwrap();
-        assert_eq!(area.ring(1, 8).unwrap().recover(1).unwrap(), [5, 7]);
-        assert!(area.ring(0, 8).unwrap().recover(0).unwrap().is_empty(), "the other ring is untouched");
+        ring.give_back(2, || Ok(1)).unwrap();
+        assert_eq!(heads(&found(&area, 1, 1, false)), [5, 7]);
+        assert!(found(&area, 0, 0, false).is_empty(), "the other ring is untouched");
     }
 
     #[test]
     fn a_death_between_used_index_and_note_does_nothing_twice() {
         let area = area(1, 8);
         let mut ring = area.ring(0, 8).unwrap();
-        ring.recover(0).unwrap();
+        ring.recover(0, false).unwrap();
         ring.taken(3).unwrap();
         ring.taken(4).unwrap();
-        ring.giving_back(3).unwrap();
         // The used index is 1 now, and the process dies here.
-        assert_eq!(area.ring(0, 8).unwrap().recover(1).unwrap(), [4]);
+        ring.give_back(3, || Err(DIED)).unwrap_err();
+        assert_eq!(heads(&found(&area, 0, 1, false)), [4]);
         // Died before the used index moved: it is done again.
         let mut ring = area.ring(0, 8).unwrap();
-        ring.recover(1).unwrap();
-        ring.giving_back(4).unwrap();
-        assert_eq!(area.ring(0, 8).unwrap().recover(1).unwrap(), [4]);
+        ring.recover(1, false).unwrap();
+        ring.give_back(4, || Err(DIED)).unwrap_err();
+        assert_eq!(heads(&found(&area, 0, 1, false)), [4]);
     }
 
     #[test]
-    fn an_area_that_does_not_fit_is_refused() {
-        let file = InflightFile::create(2, 8).unwrap();
-        assert!(file.describe(&VhostUserInflight::new(0, 0, 3, 8)).is_err());
-        let map = |size, offset, queues, queue_size| {
-            let description = VhostUserInflight::new(size, offset, queues, queue_size);
-            InflightArea::map(&description, file.fd.try_clone().unwrap(), Unsealed::Refuse)
-        };
-        assert!(map(1, 0, 1, 8).is_err());
-        assert!(map(384, 0, 2, 1024).is_err());
-        assert!(map(384, u64::MAX, 2, 8).is_err());
-        assert!(map(1 << 20, 0, 2, 8).is_err(), "past the end of the file");
-        let area = map(384, 0, 2, 8).unwrap();
-        assert!(area.ring(2, 8).is_err());
-        assert!(area.ring(0, 16).is_err());
+    fn a_recovered_order_outlives_further_deaths() {
+        let area = area(1, 8);
+        let mut ring = area.ring(0, 8).unwrap();
+        ring.recover(0, false).unwrap();
+        for head in [5, 2, 7] {
+            ring.taken(head).unwrap();
+        }
+        // The successor takes one more, handles the first, and dies.
+        let mut ring = area.ring(0, 8).unwrap();
+        let again = ring.recover(0, false).unwrap();
+        ring.handling(again[0]).unwrap();
+        ring.taken(0).unwrap();
+        assert_eq!(heads(&found(&area, 0, 0, false)), [5, 2, 7, 0]);
+    }
+
+    #[test]
+    fn what_was_being_handled_is_blamed_once_for_each_process_that_it_ended() {
+        let area = area(1, 8);
+        let mut ring = area.ring(0, 8).unwrap();
+        ring.recover(0, true).unwrap();
+        ring.taken(3).unwrap();
+        ring.taken(6).unwrap();
+        ring.handling(Taken::new(3)).unwrap();
+        let guilty = |ended| [Taken { head: 3, ended }, Taken::new(6)];
+        assert_eq!(found(&area, 0, 0, true), guilty(1));
+        // That one died before it handled anything, as did these.
+        for blamed in [true, false, true] {
+            assert_eq!(found(&area, 0, 0, blamed), guilty(1));
+        }
+        let ring = area.ring(0, 8).unwrap();
+        ring.handling(Taken { head: 3, ended: 1 }).unwrap();
+        assert_eq!(found(&area, 0, 0, true), guilty(2));
+        // Given back, the head carries nothing on to the next request.
+        let mut ring = area.ring(0, 8).unwrap();
+        ring.recover(0, true).unwrap();
+        ring.give_back(3, || Ok(1)).unwrap();
+        ring.taken(3).unwrap();
+        assert_eq!(found(&area, 0, 1, true), [Taken::new(6), Taken::new(3)]);
+    }
+
+    #[test]
+    fn a_death_that_somebody_else_caused_is_nobodys_fault() {
+        let area = area(1, 8);
+        let mut ring = area.ring(0, 8).unwrap();
+        ring.recover(0, false).unwrap();
+        ring.taken(3).unwrap();
+        ring.handling(Taken::new(3)).unwrap();
+        assert_eq!(found(&area, 0, 0, false), [Taken::new(3)]);
+        assert_eq!(found(&area, 0, 0, true), [Taken::new(3)], "not even later");
     }
 
     #[test]
     fn a_head_beyond_the_ring_is_an_error() {
         let area = area(1, 8);
         let mut ring = area.ring(0, 8).unwrap();
-        ring.recover(0).unwrap();
+        ring.recover(0, false).unwrap();
         ring.store(header::LAST_BATCH_HEAD, 0xffffu16).unwrap();
-        assert!(matches!(area.ring(0, 8).unwrap().recover(1), Err(Error::Inflight { .. })));
+        assert!(matches!(area.ring(0, 8).unwrap().recover(1, true), Err(Error::Inflight { .. })));
+    }
+
+    #[test]
+    fn a_state_full_of_lies_is_bounded() {
+        let area = area(1, 8);
+        let mut ring = area.ring(0, 8).unwrap();
+        ring.recover(0, false).unwrap();
+        for head in 1..8 {
+            let at = ring.state(head).unwrap();
+            ring.store(at + state::FLAGS, u32::from_ne_bytes([1, 0xff, 1, 0xff])).unwrap();
+            ring.store(at + state::NEXT, 0xffffu16).unwrap();
+            ring.store(at + state::COUNTER, u64::MAX).unwrap();
+        }
+        let all: Vec<Taken> = (1..8).map(|head| Taken { head, ended: 0xff }).collect();
+        assert_eq!(found(&area, 0, 0, true), all);
+        ring.store(ring.state(1).unwrap(), 0xffff_ffffu32).unwrap();
+        assert_eq!(found(&area, 0, 0, true), all[1..], "in flight is 1 and nothing else");
     }
 }

@@ -7,6 +7,9 @@
 //! A batch is what is available at one look. Each request is published as soon as it is done, and the driver
 //! is called every [`CALL_EVERY`] requests and at the end: often enough for a slow disk, seldom enough for a
 //! fast one.
+//!
+//! Taking and giving back are noted in the in-flight area, in an order that `inflight` argues. A request that ended
+//! [`REFUSED_AFTER`] processes of this device is refused: a guest that found one keeps its device for all others.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -18,12 +21,14 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::chain::{Pieces, Table, collect};
 use crate::counters::QueueCounters;
-use crate::inflight::InflightRing;
+use crate::inflight::{InflightRing, Part, Taken};
 use crate::memory::MemoryTable;
-use crate::{Error, Handler, Reader, Writer};
+use crate::{Error, Handler, Reader, Writer, log};
 
 /// Requests between two looks at whether the driver wants to be called.
 const CALL_EVERY: usize = 8;
+/// Processes that a request may end. The next one does not handle it.
+const REFUSED_AFTER: u8 = 2;
 /// The driver does not want to be called (without VIRTIO_F_EVENT_IDX).
 const VRING_AVAIL_F_NO_INTERRUPT: u16 = 1;
 
@@ -60,16 +65,17 @@ pub(crate) struct Ring {
     features: u64,
     memory: Arc<MemoryTable>,
     queue: Queue,
-    inflight: Option<InflightRing>,
-    /// Heads to do again before anything new is taken.
-    again: Vec<u16>,
+    inflight: Option<InflightRing<Part>>,
+    /// To do again before anything new is taken.
+    again: Vec<Taken>,
     /// By head: taken and not given back.
     taken: Vec<bool>,
 }
 
 impl Ring {
     /// A ring that continues at available index `base`, and at the used index that guest memory holds. With an
-    /// in-flight area, that area decides what was taken, and `base` is not used.
+    /// in-flight area, that area decides what was taken, and `base` is not used; `blamed` says whether what it notes
+    /// as being handled may be the fault of the request.
     pub(crate) fn new(
         index: u16,
         layout: Layout,
@@ -77,7 +83,7 @@ impl Ring {
         events: Events,
         (features, event_idx): (u64, bool),
         memory: Arc<MemoryTable>,
-        mut inflight: Option<InflightRing>,
+        (mut inflight, blamed): (Option<InflightRing<Part>>, bool),
     ) -> Result<Self, Error> {
         let wrap = |source| Error::Queue { queue: index, source };
         let mut queue = Queue::new(layout.size).map_err(wrap)?;
@@ -91,7 +97,7 @@ impl Ring {
         }
         let used = queue.used_idx(memory.memory(), Acquire).map_err(wrap)?.0;
         queue.set_next_used(used);
-        let again = inflight.as_mut().map(|area| area.recover(used)).transpose()?;
+        let again = inflight.as_mut().map(|area| area.recover(used, blamed)).transpose()?;
         let resumed = again.as_ref().and_then(|heads| u16::try_from(heads.len()).ok());
         queue.set_next_avail(resumed.map_or(base, |count| used.wrapping_add(count)));
         let again = again.unwrap_or_default();
@@ -115,17 +121,16 @@ impl Ring {
         let table = Arc::clone(&self.memory);
         let memory = table.memory();
         let mut pieces = Pieces::default();
-        let mut heads = std::mem::take(&mut self.again);
-        for head in &heads {
-            self.mark(*head)?;
-        }
+        let mut requests = std::mem::take(&mut self.again);
+        // The area has them, in their order, which a second note would change.
+        requests.iter().try_for_each(|request| self.mark(request.head))?;
         loop {
-            self.handle(memory, &heads, handler, &mut pieces, counters)?;
+            self.handle(memory, &requests, handler, &mut pieces, counters)?;
             if stop.load(Relaxed) {
                 return Ok(Progress::Interrupted);
             }
-            self.take(memory, &mut heads)?;
-            if heads.is_empty() && !self.queue.enable_notification(memory).map_err(|e| self.broken(e))? {
+            self.take(memory, &mut requests)?;
+            if requests.is_empty() && !self.queue.enable_notification(memory).map_err(|e| self.broken(e))? {
                 return Ok(Progress::Idle);
             }
         }
@@ -138,14 +143,17 @@ impl Ring {
         }
     }
 
-    /// Takes all that is available, in order, into `heads`.
-    fn take(&mut self, memory: &GuestMemoryMmap, heads: &mut Vec<u16>) -> Result<(), Error> {
-        heads.clear();
+    /// Takes all that is available, in order, into `requests`.
+    fn take(&mut self, memory: &GuestMemoryMmap, requests: &mut Vec<Taken>) -> Result<(), Error> {
+        requests.clear();
         let queue = self.index;
         self.queue.disable_notification(memory).map_err(|source| Error::Queue { queue, source })?;
         let available = self.queue.iter(memory).map_err(|source| Error::Queue { queue, source })?;
-        heads.extend(available.map(|chain| chain.head_index()));
-        heads.iter().try_for_each(|head| self.mark(*head))
+        requests.extend(available.map(|chain| Taken::new(chain.head_index())));
+        requests.iter().try_for_each(|request| {
+            self.mark(request.head)?;
+            self.inflight.as_mut().map_or(Ok(()), |area| area.taken(request.head))
+        })
     }
 
     fn mark(&mut self, head: u16) -> Result<(), Error> {
@@ -155,26 +163,21 @@ impl Ring {
             Some(_) => return Err(Error::Ring { queue, reason: "the same head is in flight twice" }),
             None => return Err(Error::Ring { queue, reason: "a head is beyond the ring" }),
         }
-        self.inflight.as_mut().map_or(Ok(()), |area| area.taken(head))
+        Ok(())
     }
 
     fn handle<'m>(
         &mut self,
         memory: &'m GuestMemoryMmap,
-        heads: &[u16],
+        requests: &[Taken],
         handler: &mut dyn Handler,
         pieces: &mut Pieces<'m>,
         counters: &QueueCounters,
     ) -> Result<(), Error> {
-        let queue = self.index;
-        let table = Table { address: GuestAddress(self.queue.desc_table()), size: self.queue.size() };
-        for group in heads.chunks(CALL_EVERY) {
-            for head in group {
-                let broken = |reason| Error::Ring { queue, reason };
-                collect(memory, table, *head, pieces).map_err(broken)?;
-                let (reader, writer) = (Reader::new(&pieces.readable), Writer::new(&pieces.writable));
-                let written = handler.handle(self.features, reader, writer).map_err(broken)?;
-                self.give_back(memory, *head, written)?;
+        for group in requests.chunks(CALL_EVERY) {
+            for request in group {
+                let written = self.answer(memory, *request, handler, pieces)?;
+                self.give_back(memory, request.head, written)?;
             }
             counters.requests.fetch_add(u64::try_from(group.len()).unwrap_or(0), Relaxed);
             self.call(memory, counters)?;
@@ -182,13 +185,44 @@ impl Ring {
         Ok(())
     }
 
-    fn give_back(&mut self, memory: &GuestMemoryMmap, head: u16, written: u32) -> Result<(), Error> {
+    /// Returns the bytes written. From `handling` on the process's end may be this request's doing: also that of
+    /// looking at its chain, which the driver wrote.
+    fn answer<'m>(
+        &mut self,
+        memory: &'m GuestMemoryMmap,
+        request: Taken,
+        handler: &mut dyn Handler,
+        pieces: &mut Pieces<'m>,
+    ) -> Result<u32, Error> {
+        let queue = self.index;
+        let broken = |reason| Error::Ring { queue, reason };
+        let table = Table { address: GuestAddress(self.queue.desc_table()), size: self.queue.size() };
+        let Taken { head, ended } = request;
         if let Some(area) = &self.inflight {
-            area.giving_back(head)?;
+            area.handling(request)?;
         }
-        self.queue.add_used(memory, head, written).map_err(|e| self.broken(e))?;
-        if let Some(area) = &self.inflight {
-            area.given_back(head, self.queue.next_used())?;
+        collect(memory, table, head, pieces).map_err(broken)?;
+        let (reader, writer) = (Reader::new(&pieces.readable), Writer::new(&pieces.writable));
+        if ended < REFUSED_AFTER {
+            return handler.handle(self.features, reader, writer).map_err(broken);
+        }
+        log::line(format_args!(
+            "queue {queue}: the request at head {head} was being handled when {ended} processes of this device \
+             ended: it is refused"
+        ));
+        handler.refuse(writer).map_err(broken)
+    }
+
+    fn give_back(&mut self, memory: &GuestMemoryMmap, head: u16, written: u32) -> Result<(), Error> {
+        let (index, queue) = (self.index, &mut self.queue);
+        let mut publish = || {
+            let broken = |source| Error::Queue { queue: index, source };
+            queue.add_used(memory, head, written).map_err(broken)?;
+            Ok(queue.next_used())
+        };
+        match &self.inflight {
+            Some(area) => area.give_back(head, publish)?,
+            None => publish().map(drop)?,
         }
         if let Some(taken) = self.taken.get_mut(usize::from(head)) {
             *taken = false;

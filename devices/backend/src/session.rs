@@ -58,14 +58,16 @@ pub(crate) struct Session {
 }
 
 impl Session {
+    /// `blamed`: the end of the process before this one may be the fault of a request that it was handling.
     pub(crate) fn new(
         offer: Offer,
         workers: Vec<Worker>,
         inflight_file: InflightFile,
         unsealed: Unsealed,
+        blamed: bool,
     ) -> Self {
-        let vrings =
-            workers.into_iter().enumerate().map(|(index, worker)| Vring::new(index, worker)).collect();
+        let workers = workers.into_iter().enumerate();
+        let vrings = workers.map(|(index, worker)| Vring::new(index, worker, blamed)).collect();
         let protocol_features = VhostUserProtocolFeatures::empty();
         let active = Active::default();
         Self { offer, unsealed, inflight_file, vrings, owned: false, active, protocol_features }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
-use protocol::{Channel, Failure, FromDevice, Phase, Ready, ToDevice};
+use protocol::{Channel, DeviceSetup, Failure, FromDevice, Phase, Ready, ToDevice};
 use sandbox_policies::{Requirement, Stage};
 
 use crate::connection::{Connection, State};
@@ -41,10 +41,10 @@ pub(crate) fn serve<P: DeviceProgram>(requirement: Requirement, unsealed: Unseal
 
 fn serve_channel<P: DeviceProgram>(channel: &Channel, ready: Ready, unsealed: Unsealed) -> Result<(), Error> {
     // Receive, and check what was received.
-    let Some((options, socket, resource)) = receive_setup(channel)? else { return Ok(()) };
-    let device = Arc::new(P::device(options, resource)?);
+    let Some((setup, socket, resource)) = receive_setup(channel)? else { return Ok(()) };
+    let device = Arc::new(P::device(setup.options, resource)?);
     process::use_one_heap(usize::from(device.queues()).saturating_add(1));
-    let mut session = prepare::<P>(&device, unsealed)?;
+    let mut session = prepare::<P>(&device, unsealed, setup.blamed)?;
     // Promise less: reading, writing, mapping what the front end sends, and little else.
     sandbox_policies::limit_processes()?;
     for vring in session.vrings() {
@@ -56,26 +56,30 @@ fn serve_channel<P: DeviceProgram>(channel: &Channel, ready: Ready, unsealed: Un
     attend(channel, &mut Connection::new(socket), &mut session)
 }
 
-fn receive_setup(channel: &Channel) -> Result<Option<(protocol::DeviceOptions, OwnedFd, OwnedFd)>, Error> {
+fn receive_setup(channel: &Channel) -> Result<Option<(DeviceSetup, OwnedFd, OwnedFd)>, Error> {
     let Some((message, fds)) = channel.receive::<ToDevice>(Phase::HandOver)? else {
         return Err(Error::NoSetup);
     };
     match (message, <[OwnedFd; 2]>::try_from(fds)) {
-        (ToDevice::Setup(setup), Ok([socket, resource])) => Ok(Some((setup.options, socket, resource))),
+        (ToDevice::Setup(setup), Ok([socket, resource])) => Ok(Some((setup, socket, resource))),
         (ToDevice::Stop, _) => Ok(None),
         _ => Err(Error::UnexpectedMessage),
     }
 }
 
 /// Makes all that needs more than the serving filter: threads and the in-flight area.
-fn prepare<P: DeviceProgram>(device: &Arc<P::Device>, unsealed: Unsealed) -> Result<Session, Error> {
+fn prepare<P: DeviceProgram>(
+    device: &Arc<P::Device>,
+    unsealed: Unsealed,
+    blamed: bool,
+) -> Result<Session, Error> {
     let inflight = InflightFile::create(device.queues(), MAX_QUEUE_SIZE)?;
     let confine = || sandbox_policies::stage_two(P::PROGRAM, Stage::Serve).map_err(Error::from);
     let workers = (0..device.queues())
         .map(|queue| Worker::spawn(device.handler(queue), confine))
         .collect::<Result<Vec<_>, _>>()?;
     let offer = Offer { features: device.features(), config: device.config() };
-    Ok(Session::new(offer, workers, inflight, unsealed))
+    Ok(Session::new(offer, workers, inflight, unsealed, blamed))
 }
 
 /// Listens to front end and launcher until one of them is gone.

@@ -40,10 +40,13 @@ pub(crate) struct Vring {
     enabled: bool,
     /// The worker has this ring.
     served: bool,
+    /// The end of the process before this one may be the fault of a request that this ring has in flight. True until
+    /// the ring has begun: what it has in flight when it begins again is this process's.
+    blamed: bool,
 }
 
 impl Vring {
-    pub(crate) fn new(index: usize, worker: Worker) -> Self {
+    pub(crate) fn new(index: usize, worker: Worker, blamed: bool) -> Self {
         Self {
             index: u16::try_from(index).unwrap_or(u16::MAX),
             worker,
@@ -54,6 +57,7 @@ impl Vring {
             started: false,
             enabled: false,
             served: false,
+            blamed,
         }
     }
 
@@ -173,7 +177,9 @@ impl Vring {
         let inflight = active.inflight.as_ref().map(|area| area.ring(self.index, self.size)).transpose()?;
         let features = (active.features, active.features & VIRTIO_F_EVENT_IDX != 0);
         let events = self.events.clone();
+        let inflight = (inflight, self.blamed);
         let ring = Ring::new(self.index, layout, self.base, events, features, Arc::clone(memory), inflight)?;
+        self.blamed = false;
         self.worker.start(ring);
         self.served = true;
         Ok(())

@@ -127,6 +127,15 @@ impl Handler for BlkQueue {
         let written = if data == room { room.saturating_add(1) } else { data };
         Ok(u32::try_from(written).unwrap_or(u32::MAX))
     }
+
+    /// With VIRTIO_BLK_S_IOERR. What may be written as data stays as it is, so nothing but a status of a request
+    /// without data counts as written.
+    fn refuse(&mut self, mut writer: Writer<'_, '_>) -> Result<u32, &'static str> {
+        let room = writer.remaining().checked_sub(1).ok_or("a request has no room for its status")?;
+        let mut status_byte = writer.split_off(room);
+        status_byte.write_all(&[Status::IoErr as u8]).map_err(|_| "a request has no room for its status")?;
+        Ok(u32::from(room == 0))
+    }
 }
 
 impl BlkQueue {
@@ -141,21 +150,33 @@ impl BlkQueue {
             return Status::IoErr;
         }
         let limits = self.blk.limits;
-        let disk = &self.blk.disk;
         match parse(Header::parse(header), reader.remaining(), writer.remaining(), limits) {
             Err(status) => status,
-            Ok(Request::In(range)) => {
+            Ok(request) => self.perform(request, durability, reader, writer),
+        }
+    }
+
+    fn perform(
+        &mut self,
+        request: Request,
+        durability: Durability,
+        reader: &mut Reader<'_, '_>,
+        writer: &mut Writer<'_, '_>,
+    ) -> Status {
+        let disk = &self.blk.disk;
+        match request {
+            Request::In(range) => {
                 let (_, complete) = disk.read(range, writer, &mut self.buffer);
                 if complete { Status::Ok } else { Status::IoErr }
             }
-            Ok(Request::Out(range)) => status(disk.write(range, reader, durability, &mut self.buffer)),
-            Ok(Request::Flush) => status(disk.flush()),
-            Ok(Request::GetId) => {
+            Request::Out(range) => status(disk.write(range, reader, durability, &mut self.buffer)),
+            Request::Flush => status(disk.flush()),
+            Request::GetId => {
                 let length = writer.remaining().min(ID_BYTES);
                 let id = self.blk.serial.get(..length).unwrap_or_default();
                 if writer.write_all(id).is_ok() { Status::Ok } else { Status::IoErr }
             }
-            Ok(Request::Segments(kind, count)) => self.segments(kind, count, durability, reader),
+            Request::Segments(kind, count) => self.segments(kind, count, durability, reader),
         }
     }
 

@@ -93,6 +93,13 @@ impl Handler for RequestQueue {
             _ => Err("the source of entropy gives nothing any more"),
         }
     }
+
+    /// With no byte at all. The device owes one at least (§5.4.6.2), but this is the one answer that gives the driver its
+    /// buffer back and no byte in it for random that is not. Should the driver ask for the same again, it is another
+    /// request.
+    fn refuse(&mut self, _writer: Writer<'_, '_>) -> Result<u32, &'static str> {
+        Ok(0)
+    }
 }
 
 #[cfg(test)]
@@ -142,6 +149,15 @@ mod tests {
         let ended = Rng { source: File::open("/dev/null").unwrap() };
         let mut buffer = [0xff; 8];
         assert!(request(ended, &mut buffer, 4).is_err());
+        assert_eq!(buffer, [0xff; 8]);
+    }
+
+    #[test]
+    fn a_refused_request_gets_nothing_and_is_given_back() {
+        let mut buffer = [0xff; 8];
+        let slices = [VolatileSlice::from(&mut buffer[..])];
+        let mut handler = Arc::new(rng("/dev/urandom").unwrap()).handler(0);
+        assert_eq!(handler.refuse(Writer::new(&slices)), Ok(0));
         assert_eq!(buffer, [0xff; 8]);
     }
 
