@@ -39,7 +39,7 @@
 
 mod area;
 
-use crate::Error;
+use crate::{Error, fault_point};
 
 pub(crate) use area::{InflightArea, InflightFile, Part};
 
@@ -130,6 +130,7 @@ impl<W: Words> InflightRing<W> {
     /// ring's own, which tells whether the predecessor died between giving a request back and noting it; `blamed`
     /// whether its end may be the fault of what it was handling.
     pub(crate) fn recover(&mut self, used_idx: u16, blamed: bool) -> Result<Vec<Taken>, Error> {
+        fault_point!(BeforeRecovery);
         let version: u16 = self.load(header::VERSION)?;
         if version == 0 {
             self.store(header::DESC_NUM, self.queue_size)?;
@@ -144,6 +145,7 @@ impl<W: Words> InflightRing<W> {
             // One request at a time is given back, so at most one is noted as in flight that is not.
             let head = self.load::<u16>(header::LAST_BATCH_HEAD)?;
             self.set_flags(head, Flags::default())?;
+            fault_point!(AmidRecovery);
             self.store(header::USED_IDX, used_idx)?;
         }
         let mut taken = Vec::new();
@@ -159,6 +161,7 @@ impl<W: Words> InflightRing<W> {
             let counter: u64 = self.load(self.state(head)?.saturating_add(state::COUNTER))?;
             taken.push((counter, Taken { head, ended }));
         }
+        fault_point!(AfterRecovery);
         taken.sort_unstable_by_key(|(counter, taken)| (*counter, taken.head));
         self.counter = taken.last().map_or(0, |(counter, _)| counter.wrapping_add(1));
         Ok(taken.into_iter().map(|(_, taken)| taken).collect())
@@ -166,15 +169,20 @@ impl<W: Words> InflightRing<W> {
 
     /// Before anything is done about a request. Not for one that was recovered: it is noted, in its place.
     pub(crate) fn taken(&mut self, head: u16) -> Result<(), Error> {
+        fault_point!(BeforeTaken);
         self.store(self.state(head)?.saturating_add(state::COUNTER), self.counter)?;
+        fault_point!(AmidTaken);
         self.counter = self.counter.wrapping_add(1);
         self.set_flags(head, Flags { inflight: true, ..Flags::default() })?;
+        fault_point!(AfterTaken);
         Ok(())
     }
 
     /// Before the first look at what a request asks for.
     pub(crate) fn handling(&self, Taken { head, ended }: Taken) -> Result<(), Error> {
+        fault_point!(BeforeHandling);
         self.set_flags(head, Flags { inflight: true, handled: true, ended })?;
+        fault_point!(AfterHandling);
         Ok(())
     }
 
@@ -184,12 +192,18 @@ impl<W: Words> InflightRing<W> {
         head: u16,
         publish: impl FnOnce() -> Result<u16, Error>,
     ) -> Result<(), Error> {
+        fault_point!(BeforeGivingBack);
         let last: u16 = self.load(header::LAST_BATCH_HEAD)?;
         self.store(self.state(head)?.saturating_add(state::NEXT), last)?;
+        fault_point!(AmidGivingBack);
         self.store(header::LAST_BATCH_HEAD, head)?;
+        fault_point!(AfterGivingBack);
         let used_idx = publish()?;
+        fault_point!(AfterUsedIndex);
         self.set_flags(head, Flags::default())?;
+        fault_point!(AmidGivenBack);
         self.store(header::USED_IDX, used_idx)?;
+        fault_point!(AfterGivenBack);
         Ok(())
     }
 

@@ -15,6 +15,7 @@ mod connection;
 mod counters;
 mod device;
 mod error;
+pub mod fault;
 mod file_io;
 mod inflight;
 mod log;

@@ -115,6 +115,8 @@ fn parse<P: DeviceProgram>(mut parser: Parser) -> Result<Task<P::Arguments>, Err
                 let word = parser.value()?.string()?;
                 options.requirement = word.parse().map_err(|error| Error::Usage(format!("{error}")))?;
             }
+            #[cfg(feature = "fault-points")]
+            "die-at" => crate::fault::arm(&parser.value()?.string()?)?,
             "unsealed-memory" => options.unsealed = Unsealed::Accept,
             "socket-path" => {
                 let path = parser.value()?.into();

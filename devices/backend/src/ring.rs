@@ -23,7 +23,7 @@ use crate::chain::{Pieces, Table, collect};
 use crate::counters::QueueCounters;
 use crate::inflight::{InflightRing, Part, Taken};
 use crate::memory::MemoryTable;
-use crate::{Error, Handler, Reader, Writer, log};
+use crate::{Error, Handler, Reader, Writer, fault_point, log};
 
 /// Requests between two looks at whether the driver wants to be called.
 const CALL_EVERY: usize = 8;
@@ -217,6 +217,9 @@ impl Ring {
         let (index, queue) = (self.index, &mut self.queue);
         let mut publish = || {
             let broken = |source| Error::Queue { queue: index, source };
+            #[cfg(feature = "fault-points")]
+            write_used_element(queue, memory, head, written).map_err(broken)?;
+            fault_point!(AfterUsedElement);
             queue.add_used(memory, head, written).map_err(broken)?;
             Ok(queue.next_used())
         };
@@ -235,8 +238,10 @@ impl Ring {
             && let Some(call) = &self.events.call
         {
             counters.calls.fetch_add(1, Relaxed);
+            fault_point!(BeforeCall);
             // A full counter has not been read yet: the driver is being called already.
             let _ = nix::unistd::write(call.as_fd(), &1u64.to_ne_bytes());
+            fault_point!(AfterCall);
         }
         Ok(())
     }
@@ -258,4 +263,20 @@ impl Ring {
     fn broken(&self, source: virtio_queue::Error) -> Error {
         Error::Queue { queue: self.index, source }
     }
+}
+
+/// The first of `add_used`'s two stores, which it then makes again: for the fault point between them.
+#[cfg(feature = "fault-points")]
+fn write_used_element(
+    queue: &Queue,
+    memory: &GuestMemoryMmap,
+    head: u16,
+    written: u32,
+) -> Result<(), virtio_queue::Error> {
+    use vm_memory::Address;
+    let slot = queue.next_used().checked_rem(queue.size()).map_or(0, u64::from);
+    let at = GuestAddress(queue.used_ring()).checked_add(slot.saturating_mul(8).saturating_add(4));
+    let at = at.ok_or(virtio_queue::Error::AddressOverflow)?;
+    let element = (u64::from(written) << 32 | u64::from(head)).to_le();
+    memory.write_obj(element, at).map_err(virtio_queue::Error::GuestMemory)
 }

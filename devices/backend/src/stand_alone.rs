@@ -138,6 +138,10 @@ fn spawn_self<P: DeviceProgram>(options: &Options, control: &OwnedFd, log: &Owne
     if options.unsealed == Unsealed::Accept {
         arguments.push("--unsealed-memory");
     }
+    #[cfg(feature = "fault-points")]
+    let die_at = crate::fault::argument();
+    #[cfg(feature = "fault-points")]
+    arguments.extend(die_at.as_deref());
     let plan = Plan {
         program: program.as_fd(),
         name: P::PROGRAM.name(),

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use device_backend::{Device, Durability, Error, Handler, Reader, Writer};
+use device_backend::{Device, Durability, Error, Handler, Reader, Writer, fault_point};
 use nix::errno::Errno;
 use protocol::BlkOptions;
 
@@ -152,7 +152,12 @@ impl BlkQueue {
         let limits = self.blk.limits;
         match parse(Header::parse(header), reader.remaining(), writer.remaining(), limits) {
             Err(status) => status,
-            Ok(request) => self.perform(request, durability, reader, writer),
+            Ok(request) => {
+                fault_point!(BeforeIo);
+                let status = self.perform(request, durability, reader, writer);
+                fault_point!(AfterIo);
+                status
+            }
         }
     }
 

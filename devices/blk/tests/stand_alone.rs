@@ -168,3 +168,13 @@ fn signals_end_it_before_and_after_it_has_a_front_end() {
         assert_eq!(log, 0);
     }
 }
+
+#[test]
+#[cfg(not(feature = "fault-points"))]
+fn a_users_program_has_no_fault_points() {
+    let refused = run(&["--die-at=after-io:1"]);
+    assert_eq!(refused.status.code(), Some(2));
+    let program = std::fs::read(env!("CARGO_BIN_EXE_device-blk")).unwrap();
+    let has = |word: &[u8]| program.windows(word.len()).any(|window| window == word);
+    assert!(has(b"--no-discard") && !has(b"before-giving-back") && !has(b"die-at"));
+}
