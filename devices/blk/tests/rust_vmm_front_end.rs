@@ -13,8 +13,8 @@ mod front_end;
 
 use std::os::fd::AsRawFd;
 
-use front_end::driver::{BUFFERS, Driver, MEMORY, WRITE};
-use front_end::{Device, USER, header_bytes, image, pattern, sealed};
+use front_end::driver::{BUFFERS, Driver, MEMORY, Memory, WRITE};
+use front_end::{Device, USER, header_bytes, image, pattern};
 use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserInflight};
 use vhost::vhost_user::{Frontend, VhostUserFrontend, VhostUserProtocolFeatures};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
@@ -116,8 +116,8 @@ fn it_negotiates_serves_stops_and_goes_on() {
     let (_, config) = front_end.get_config(0, 60, VhostUserConfigFlags::empty(), &[0; 60]).unwrap();
     assert_eq!(config[..8], (DISK as u64 / 512).to_le_bytes());
 
-    let driver = Driver { device: &device, memory: sealed(MEMORY) };
-    share(&front_end, &driver.memory);
+    let driver = Driver { device: &device, memory: Memory::new() };
+    share(&front_end, driver.memory.file());
     let wanted = VhostUserInflight::new(0, 0, QUEUES, SIZE);
     let (area, file) = front_end.get_inflight_fd(&wanted).unwrap();
     assert_eq!((area.num_queues, area.queue_size), (QUEUES, SIZE));
@@ -150,10 +150,10 @@ fn a_reset_by_it_leaves_a_device_that_serves_from_the_start() {
     let device = Device::start(disk.path(), &[]);
     let mut front_end = Frontend::from_stream(device.socket.try_clone().unwrap(), 1);
     negotiate(&mut front_end);
-    let driver = Driver { device: &device, memory: sealed(MEMORY) };
+    let driver = Driver { device: &device, memory: Memory::new() };
     let ring = Ring::new(0);
     for round in [0_u16, 1] {
-        share(&front_end, &driver.memory);
+        share(&front_end, driver.memory.file());
         driver.put(ring.base, &[0; 0x3000]);
         ring.start(&mut front_end, 0);
         assert_eq!(ring.read(&driver, 0, round.into()), pattern(usize::from(round) * 512, 512));
@@ -173,8 +173,8 @@ fn a_refusal_reaches_it_and_the_connection_goes_on() {
     let mut front_end = Frontend::from_stream(device.socket.try_clone().unwrap(), 1);
     negotiate(&mut front_end);
     assert!(front_end.set_vring_num(0, SIZE - 1).is_err());
-    let driver = Driver { device: &device, memory: sealed(MEMORY) };
-    share(&front_end, &driver.memory);
+    let driver = Driver { device: &device, memory: Memory::new() };
+    share(&front_end, driver.memory.file());
     let ring = Ring::new(0);
     ring.start(&mut front_end, 0);
     assert_eq!(ring.read(&driver, 0, 5), pattern(5 * 512, 512));

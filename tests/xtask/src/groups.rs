@@ -6,6 +6,10 @@ use crate::workspace::Workspace;
 /// The package of the system tests, whose test targets are groups of the same name.
 const SYSTEM_TESTS: &str = "system-tests";
 
+/// Test targets that want a program with fault points. Programs with them are built apart, lest another group's tests
+/// meet one.
+const WITH_FAULT_POINTS: [(&str, &str); 1] = [("device-blk", "recovery")];
+
 /// What a group's tests need to be there.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Needs {
@@ -13,7 +17,8 @@ pub enum Needs {
     Nothing,
     /// The product's programs, built.
     Programs,
-    /// The programs, guest artifacts and a KVM that runs stock Linux.
+    /// Those of the system tests: the programs, guest artifacts and a KVM that runs stock Linux. Tests of other
+    /// packages need nothing of it.
     Guests,
 }
 
@@ -68,6 +73,7 @@ impl Group {
             "protocol" => {
                 selections.push(["--package=protocol", "--lib", "--tests"].map(str::to_owned).to_vec());
             }
+            "recovery" => selections.extend(with_fault_points(workspace)),
             _ => {
                 for package in self.packages {
                     selections.extend(integration_tests(workspace, package, |_| true));
@@ -92,11 +98,25 @@ impl Group {
         };
         for (package, targets) in &workspace.tests {
             if !elsewhere(package) {
-                selection.extend(targets.iter().map(|target| format!("--test={target}")));
+                let apart = |target: &str| WITH_FAULT_POINTS.contains(&(package.as_str(), target));
+                let targets = targets.iter().filter(|target| !apart(target));
+                selection.extend(targets.map(|target| format!("--test={target}")));
             }
         }
         selection
     }
+}
+
+fn with_fault_points(workspace: &Workspace) -> impl Iterator<Item = Vec<String>> {
+    let folder = workspace.fault_points_folder();
+    WITH_FAULT_POINTS.into_iter().map(move |(package, target)| {
+        vec![
+            format!("--package={package}"),
+            format!("--features={package}/fault-points"),
+            format!("--test={target}"),
+            format!("--target-dir={}", folder.display()),
+        ]
+    })
 }
 
 fn integration_tests(
@@ -123,6 +143,20 @@ mod tests {
     #[test]
     fn no_name_means_all() {
         assert_eq!(chosen(&[]).unwrap().len(), GROUPS.len());
+    }
+
+    #[test]
+    fn programs_with_fault_points_are_built_apart() {
+        let workspace = Workspace::load().unwrap();
+        let wants = |selection: &Vec<String>| selection.iter().any(|word| word.contains("fault-points"));
+        for group in &GROUPS {
+            let selections = group.selections(&workspace);
+            let apart = selections.iter().filter(|s| s.iter().any(|word| word.starts_with("--target-dir=")));
+            assert_eq!(apart.filter(|s| wants(s)).count(), selections.iter().filter(|s| wants(s)).count());
+            assert_eq!(selections.iter().any(wants), group.name == "recovery");
+            let named = |selection: &Vec<String>| selection.contains(&"--test=recovery".to_owned());
+            assert!(group.name != "unit" || !selections.iter().any(named));
+        }
     }
 
     #[test]

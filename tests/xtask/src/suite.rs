@@ -77,10 +77,14 @@ impl Bench<'_> {
             self.programs = Some(self.workspace.build_programs(Profile::Debug)?);
         }
         let log = self.log_file(group.name)?;
-        if group.needs == Needs::Guests {
-            return self.run_with_guests(&programs, &log, note);
-        }
+        let with_guests = |program: &TestProgram| {
+            group.needs == Needs::Guests && program.folder == self.workspace.tests_folder()
+        };
+        let (in_rig, programs): (Vec<_>, Vec<_>) = programs.into_iter().partition(with_guests);
         let mut counts = Counts::default();
+        if !in_rig.is_empty() {
+            counts.add(self.run_with_guests(&in_rig, &log, note)?);
+        }
         for program in &programs {
             crate::progress::step(&format!("{}: {}", group.name, program.name));
             counts.add(self.run_here(program, self.programs.as_deref(), &log, None)?);

@@ -74,6 +74,11 @@ impl Workspace {
         self.target.join("rig")
     }
 
+    /// Where programs with fault points are built.
+    pub fn fault_points_folder(&self) -> PathBuf {
+        self.target.join("fault-points")
+    }
+
     /// The folder of the system tests.
     pub fn tests_folder(&self) -> PathBuf {
         self.root.join("tests")

@@ -1,16 +1,18 @@
 //! The guest's side: memory, and split rings in it.
 //!
-//! Guest memory is a file written and read by offset. That is enough: device and driver agree by system calls
-//! (kick and call), which order the accesses.
+//! The indices that device and driver tell each other are read and written whole, as a guest's processor would.
 
 use std::fs::File;
+use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::FileExt;
+use std::sync::atomic::Ordering::{Acquire, Release, SeqCst};
+use std::sync::atomic::fence;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory};
 
-use super::{Device, memory_table, request, ring_address, sealed, state};
+use super::{Connection, memory_table, request, ring_address, sealed, state};
 
 pub const NEXT: u16 = 1;
 pub const WRITE: u16 = 2;
@@ -22,9 +24,24 @@ const QUEUE_SPACE: u64 = 0x10000;
 /// Where buffers begin.
 pub const BUFFERS: u64 = 0x20_0000;
 
+/// Guest memory at guest-physical 0.
+pub struct Memory {
+    file: File,
+    mapping: MmapRegion,
+}
+
+/// A driver that has its memory shared with `device`.
 pub struct Driver<'d> {
-    pub device: &'d Device,
-    pub memory: File,
+    pub device: &'d Connection,
+    pub memory: Memory,
+}
+
+impl Deref for Driver<'_> {
+    type Target = Memory;
+
+    fn deref(&self) -> &Memory {
+        &self.memory
+    }
 }
 
 /// One split ring of `size`, as the driver keeps it.
@@ -32,16 +49,16 @@ pub struct Queue {
     pub index: u32,
     pub size: u16,
     base: u64,
-    available: u16,
-    used: u16,
+    pub available: u16,
+    pub used: u16,
     pub kick: EventFd,
     pub call: EventFd,
 }
 
 impl<'d> Driver<'d> {
-    /// Shares guest memory at guest-physical 0.
-    pub fn new(device: &'d Device) -> Self {
-        let memory = sealed(MEMORY);
+    /// Shares guest memory.
+    pub fn new(device: &'d Connection) -> Self {
+        let memory = Memory::new();
         let table = memory_table(&[(0, MEMORY, 0)]);
         assert!(device.ask(request::SET_MEM_TABLE, &table, &[memory.as_fd()]));
         Self { device, memory }
@@ -49,11 +66,7 @@ impl<'d> Driver<'d> {
 
     /// Sets up and starts ring `index`, which continues at `at`.
     pub fn queue(&self, index: u32, size: u16, at: u16) -> Queue {
-        let base = 0x1000 + u64::from(index) * QUEUE_SPACE;
-        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        let kick = EventFd::from_value_and_flags(0, flags).unwrap();
-        let call = EventFd::from_value_and_flags(0, flags).unwrap();
-        let queue = Queue { index, size, base, available: at, used: at, kick, call };
+        let queue = Queue::new(index, size, at);
         self.start(&queue, at);
         queue
     }
@@ -72,16 +85,46 @@ impl<'d> Driver<'d> {
         ask(request::SET_VRING_ENABLE, &state(index, 1), &[]);
     }
 
+    /// GET_VRING_BASE.
+    pub fn stop(&self, queue: &Queue) -> u32 {
+        self.device.send(request::GET_VRING_BASE, 1, &state(queue.index, 0), &[]);
+        let reply = self.device.reply(request::GET_VRING_BASE).unwrap();
+        assert_eq!(reply[..4], queue.index.to_ne_bytes());
+        u32::from_ne_bytes(reply[4..].try_into().unwrap())
+    }
+}
+
+impl Memory {
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    pub fn new() -> Self {
+        let file = sealed(MEMORY);
+        let whole = FileOffset::new(file.try_clone().unwrap(), 0);
+        Self { file, mapping: MmapRegion::from_file(whole, place(MEMORY)).unwrap() }
+    }
+
     pub fn put(&self, at: u64, bytes: &[u8]) {
-        self.memory.write_all_at(bytes, at).unwrap();
+        self.mapping.as_volatile_slice().write_slice(bytes, place(at)).unwrap();
     }
 
     pub fn look(&self, at: u64, size: usize) -> Vec<u8> {
-        super::bytes_of(&self.memory, at, size)
+        let mut bytes = vec![0; size];
+        self.mapping.as_volatile_slice().read_slice(&mut bytes, place(at)).unwrap();
+        bytes
     }
 
-    fn look16(&self, at: u64) -> u16 {
-        u16::from_le_bytes(self.look(at, 2).try_into().unwrap())
+    fn load(&self, at: u64) -> u16 {
+        u16::from_le(self.mapping.as_volatile_slice().load(place(at), Acquire).unwrap())
+    }
+
+    fn store(&self, at: u64, value: u16) {
+        self.mapping.as_volatile_slice().store(value.to_le(), place(at), Release).unwrap();
+    }
+
+    pub fn used_index(&self, queue: &Queue) -> u16 {
+        self.load(queue.used_ring() + 2)
     }
 
     pub fn descriptor(&self, table: u64, index: u16, at: u64, size: u32, flags: u16, next: u16) {
@@ -105,43 +148,66 @@ impl<'d> Driver<'d> {
     pub fn offer(&self, queue: &mut Queue, heads: &[u16]) {
         for head in heads {
             let slot = u64::from(queue.available % queue.size);
-            self.put(queue.available_ring() + 4 + slot * 2, &head.to_le_bytes());
+            self.store(queue.available_ring() + 4 + slot * 2, *head);
             queue.available = queue.available.wrapping_add(1);
         }
-        self.put(queue.available_ring() + 2, &queue.available.to_le_bytes());
+        self.store(queue.available_ring() + 2, queue.available);
         queue.kick.write(1).unwrap();
     }
 
     /// Waits for the next used element and returns (head, length).
     pub fn used(&self, queue: &mut Queue) -> (u32, u32) {
-        while self.look16(queue.used_ring() + 2) == queue.used {
-            // used_event: call for the very next one.
-            let event = queue.available_ring() + 4 + u64::from(queue.size) * 2;
-            self.put(event, &queue.used.to_le_bytes());
-            if self.look16(queue.used_ring() + 2) != queue.used {
-                break;
+        loop {
+            if let Some(element) = self.take_used(queue) {
+                return element;
             }
-            let mut fds = [PollFd::new(queue.call.as_fd(), PollFlags::POLLIN)];
-            assert_ne!(poll(&mut fds, PollTimeout::from(20_000u16)), Ok(0), "no call within 20 s");
-            queue.call.read().unwrap();
+            if self.calls_for_next(queue) {
+                let mut fds = [PollFd::new(queue.call.as_fd(), PollFlags::POLLIN)];
+                assert_ne!(poll(&mut fds, PollTimeout::from(20_000u16)), Ok(0), "no call within 20 s");
+                queue.call.read().unwrap();
+            }
+        }
+    }
+
+    /// The next used element, if there is one.
+    pub fn take_used(&self, queue: &mut Queue) -> Option<(u32, u32)> {
+        if self.used_index(queue) == queue.used {
+            return None;
         }
         let slot = u64::from(queue.used % queue.size);
         let element = self.look(queue.used_ring() + 4 + slot * 8, 8);
         queue.used = queue.used.wrapping_add(1);
         let word = |at: usize| u32::from_le_bytes(element[at..at + 4].try_into().unwrap());
-        (word(0), word(4))
+        Some((word(0), word(4)))
     }
 
-    /// GET_VRING_BASE.
-    pub fn stop(&self, queue: &Queue) -> u32 {
-        self.device.send(request::GET_VRING_BASE, 1, &state(queue.index, 0), &[]);
-        let reply = self.device.reply(request::GET_VRING_BASE).unwrap();
-        assert_eq!(reply[..4], queue.index.to_ne_bytes());
-        u32::from_ne_bytes(reply[4..].try_into().unwrap())
+    /// used_event: asks to be called for the very next one. Returns whether there is none yet, and so will be a call.
+    pub fn calls_for_next(&self, queue: &Queue) -> bool {
+        self.store(queue.available_ring() + 4 + u64::from(queue.size) * 2, queue.used);
+        fence(SeqCst);
+        self.used_index(queue) == queue.used
     }
 }
 
+impl AsFd for Memory {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+fn place(at: u64) -> usize {
+    usize::try_from(at).unwrap()
+}
+
 impl Queue {
+    pub fn new(index: u32, size: u16, at: u16) -> Self {
+        let base = 0x1000 + u64::from(index) * QUEUE_SPACE;
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let kick = EventFd::from_value_and_flags(0, flags).unwrap();
+        let call = EventFd::from_value_and_flags(0, flags).unwrap();
+        Self { index, size, base, available: at, used: at, kick, call }
+    }
+
     pub fn table(&self) -> u64 {
         self.base
     }

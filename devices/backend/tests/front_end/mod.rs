@@ -6,6 +6,7 @@ pub mod driver;
 
 use std::fs::File;
 use std::io::{IoSlice, IoSliceMut, Read};
+use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
@@ -43,10 +44,23 @@ pub mod request {
 pub const USER: u64 = 0x7000_0000_0000;
 pub const NEED_REPLY: u32 = 8;
 
-/// The program under test and the front end's socket.
+/// The front end's end of a connection.
+pub struct Connection {
+    pub socket: UnixStream,
+}
+
+/// The program under test, and the connection to it.
 pub struct Device {
     pub child: Child,
-    pub socket: UnixStream,
+    connection: Connection,
+}
+
+impl Deref for Device {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.connection
+    }
 }
 
 impl Device {
@@ -63,9 +77,37 @@ impl Device {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        Self { child, socket }
+        Self { child, connection: Connection { socket } }
     }
 
+    /// The pid of the confined process: the only child of the one that was started.
+    pub fn confined_pid(&self) -> i32 {
+        let pid = self.child.id();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        children.split_whitespace().next().expect("a confined child").parse().unwrap()
+    }
+
+    /// Its open descriptors.
+    pub fn descriptors(&self) -> usize {
+        let folder = format!("/proc/{}/fd", self.confined_pid());
+        // Since Linux 6.2 the folder's size is their number, which an ordinary user may see of a process that is
+        // not dumpable. Before, only root can look.
+        match std::fs::metadata(&folder).unwrap().len() {
+            0 => std::fs::read_dir(folder).unwrap().count(),
+            number => usize::try_from(number).unwrap(),
+        }
+    }
+
+    /// Hangs up, and returns the exit code and the log.
+    pub fn end(mut self) -> (Option<i32>, String) {
+        drop(self.connection);
+        let mut log = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        (self.child.wait().unwrap().code(), log)
+    }
+}
+
+impl Connection {
     pub fn send(&self, request: u32, flags: u32, body: &[u8], fds: &[BorrowedFd<'_>]) {
         let size = u32::try_from(body.len()).unwrap();
         self.send_raw([request, flags, size], body, fds);
@@ -131,32 +173,6 @@ impl Device {
         assert!(self.ask(request::SET_OWNER, &[], &[]));
         assert!(self.ask(request::SET_FEATURES, &features.to_ne_bytes(), &[]));
         features
-    }
-
-    /// The pid of the confined process: the only child of the one that was started.
-    pub fn confined_pid(&self) -> i32 {
-        let pid = self.child.id();
-        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-        children.split_whitespace().next().expect("a confined child").parse().unwrap()
-    }
-
-    /// Its open descriptors.
-    pub fn descriptors(&self) -> usize {
-        let folder = format!("/proc/{}/fd", self.confined_pid());
-        // Since Linux 6.2 the folder's size is their number, which an ordinary user may see of a process that is
-        // not dumpable. Before, only root can look.
-        match std::fs::metadata(&folder).unwrap().len() {
-            0 => std::fs::read_dir(folder).unwrap().count(),
-            number => usize::try_from(number).unwrap(),
-        }
-    }
-
-    /// Hangs up, and returns the exit code and the log.
-    pub fn end(mut self) -> (Option<i32>, String) {
-        drop(self.socket);
-        let mut log = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
-        (self.child.wait().unwrap().code(), log)
     }
 }
 

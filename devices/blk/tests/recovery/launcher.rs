@@ -1,0 +1,124 @@
+//! What the launcher does for a device, done by a test: spawn the real program, confined, tell it what it serves and
+//! whether its predecessor's end may be blamed on a request, see how it ends.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use nix::fcntl::OFlag;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::{Pid, pipe2};
+use protocol::{BlkOptions, Channel, DeviceOptions, DeviceSetup, FromDevice, Phase, ToDevice};
+use sandbox_policies::Requirement;
+use sandbox_policies::spawn::{Child, Ended, Identity, Plan, spawn};
+
+use crate::core::QUEUES;
+use crate::front_end::Connection;
+
+/// What outlives each process: the program and the disk.
+pub struct Launcher {
+    program: OwnedFd,
+    null: File,
+    disk: File,
+}
+
+/// One process of device-blk.
+pub struct Process {
+    child: Child,
+    /// Held open: its end tells the device to go.
+    _control: Channel,
+    log: File,
+    pub connection: Connection,
+}
+
+impl Launcher {
+    pub fn new(disk: &Path) -> Self {
+        let path = OFlag::O_PATH.bits();
+        let program = File::options().read(true).custom_flags(path).open(env!("CARGO_BIN_EXE_device-blk"));
+        let open = |path: &Path| File::options().read(true).write(true).open(path).unwrap();
+        Self { program: program.unwrap().into(), null: open(Path::new("/dev/null")), disk: open(disk) }
+    }
+
+    /// Spawns the next process. `die_at` is a fault point and how often it is passed, `POINT:N`.
+    pub fn start(&self, die_at: Option<&str>, blamed: bool) -> Process {
+        let (control, theirs) = Channel::pair().unwrap();
+        let (log, log_writer) = pipe2(OFlag::O_CLOEXEC).unwrap();
+        let die_at = die_at.map(|point| format!("--die-at={point}"));
+        let mut arguments = vec!["--hand-over=3", "--sandbox=required"];
+        arguments.extend(die_at.as_deref());
+        let child = spawn(&Plan {
+            program: self.program.as_fd(),
+            name: "device-blk",
+            arguments: &arguments,
+            log: log_writer.as_fd(),
+            control: theirs.as_fd(),
+            null: self.null.as_fd(),
+            identity: Identity::for_child(0),
+            requirement: Requirement::Required,
+            group: None,
+        })
+        .unwrap();
+        let (socket, back_end) = UnixStream::pair().unwrap();
+        let options = BlkOptions {
+            readonly: false,
+            direct: false,
+            serial: String::new(),
+            queues: QUEUES,
+            queue_size: 128,
+            discard: true,
+        };
+        let setup = DeviceSetup { name: "blk0".to_owned(), options: DeviceOptions::Blk(options), blamed };
+        control.send(&ToDevice::Setup(setup), &[back_end.as_fd(), self.disk.as_fd()]).unwrap();
+        let ready = control.receive::<FromDevice>(Phase::HandOver).unwrap();
+        assert!(matches!(ready, Some((FromDevice::Ready(_), _))), "{ready:?}");
+        Process { child, _control: control, log: log.into(), connection: Connection { socket } }
+    }
+}
+
+impl Process {
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.pid()), signal).unwrap();
+    }
+
+    /// Returns when SIGSTOP has reached it.
+    pub fn stop(&self) {
+        self.signal(Signal::SIGSTOP);
+        waitid(
+            Id::PIDFd(self.child.as_fd()),
+            WaitPidFlag::WSTOPPED | WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT,
+        )
+        .unwrap();
+    }
+
+    /// Readable once it has ended.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.child.as_fd()
+    }
+
+    /// How it ended, and what it had to say.
+    pub fn end(mut self) -> (Ended, String) {
+        let ended = self.child.wait().unwrap();
+        let mut log = String::new();
+        self.log.read_to_string(&mut log).unwrap();
+        (ended, log)
+    }
+
+    /// Hangs up, and returns the log of a process that ended well.
+    pub fn finish(self) -> String {
+        let Self { mut child, _control, mut log, connection } = self;
+        drop(connection);
+        assert_eq!(child.wait().unwrap(), Ended::Exited(0));
+        let mut text = String::new();
+        log.read_to_string(&mut text).unwrap();
+        text
+    }
+}
+
+/// Every fault point, by its name.
+pub fn fault_points() -> impl Iterator<Item = &'static str> {
+    device_backend::fault::Point::ALL.iter().map(|(_, name)| *name)
+}
