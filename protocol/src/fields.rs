@@ -27,6 +27,14 @@ impl Fields {
         Ok(self)
     }
 
+    /// Adds a field that says that something is so; what is not so needs none.
+    ///
+    /// # Errors
+    /// None that can be.
+    pub fn flag(self, tag: u16, so: bool) -> Result<Self, Error> {
+        if so { self.with(tag, &so) } else { Ok(self) }
+    }
+
     /// The value of a field, or `default` if the sender did not know of it.
     ///
     /// # Errors

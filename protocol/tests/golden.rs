@@ -83,6 +83,8 @@ fn core_to_launcher() {
     let counters = Counters { entries: vec![Counter { name: "serial".into(), value: 300 }] };
     golden(&FromCore::Counters(counters), 0x0204, "010673657269616cfb2c0100");
     golden(&FromCore::DeviceLost(DeviceLost::new(3, "gone")), 0x0205, "0304676f6e6500");
+    let hung = DeviceLost { hung: true, ..DeviceLost::new(3, "gone") };
+    golden(&FromCore::DeviceLost(hung), 0x0205, "0304676f6e6501010101");
     golden(&FromCore::Reconnected(Reconnected { slot: 3 }), 0x0206, "0300");
 }
 
@@ -102,7 +104,8 @@ fn launcher_to_device_and_back() {
 
 #[test]
 fn launcher_to_spawner_and_back() {
-    golden(&ToSpawner::Respawn(Respawn { device: 2 }), 0x0501, "0200");
+    golden(&ToSpawner::Respawn(Respawn { device: 2, blamed: false }), 0x0501, "0200");
+    golden(&ToSpawner::Respawn(Respawn { device: 2, blamed: true }), 0x0501, "0201010101");
     golden(&FromSpawner::Spawned(Spawned { device: 2, pid: 300 }), 0x0601, "02fb580200");
     let failure = Failure::new(FailureKind::Sandbox, "no");
     golden(&FromSpawner::Failed(SpawnFailed { device: 2, failure }), 0x0602, "0206026e6f00");

@@ -11,6 +11,9 @@ const COUNTERS: u16 = 0x0204;
 const DEVICE_LOST: u16 = 0x0205;
 const RECONNECTED: u16 = 0x0206;
 
+/// Optional field of [`DeviceLost`]: that it stands still.
+const LOST_HUNG: u16 = 1;
+
 /// What the core tells the launcher. It can ask for nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FromCore {
@@ -106,12 +109,14 @@ pub struct Counter {
 }
 
 /// A back end is gone.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceLost {
     /// Its PCI device number.
     pub slot: u8,
     /// Why, in one line.
     pub text: String,
+    /// Whether it is given up because it made no progress: it may live. Optional field, since minor version 2.
+    pub hung: bool,
 }
 
 impl Ready {
@@ -152,7 +157,17 @@ impl DeviceLost {
     /// The loss in one line of at most [`limits::MAX_TEXT`] bytes, whatever `text` is.
     #[must_use]
     pub fn new(slot: u8, text: &str) -> Self {
-        Self { slot, text: one_line(text) }
+        Self { slot, text: one_line(text), hung: false }
+    }
+
+    fn encode(&self) -> Result<Vec<u8>, Error> {
+        let fields = Fields::default().flag(LOST_HUNG, self.hung)?;
+        fields::encode("DeviceLost", &(self.slot, &self.text), &fields)
+    }
+
+    fn decode(body: &[u8]) -> Result<Self, Error> {
+        let ((slot, text), fields) = fields::decode_body("DeviceLost", body)?;
+        Ok(Self { slot, text, hung: fields.value(LOST_HUNG, false)? })
     }
 }
 
@@ -226,7 +241,7 @@ impl Message for FromCore {
             Self::Failed(failure) => fields::encode(name, failure, &none),
             Self::Exited(exit) => fields::encode(name, exit, &none),
             Self::Counters(counters) => fields::encode(name, counters, &none),
-            Self::DeviceLost(lost) => fields::encode(name, lost, &none),
+            Self::DeviceLost(lost) => lost.encode(),
             Self::Reconnected(device) => fields::encode(name, device, &none),
         }
     }
@@ -237,7 +252,7 @@ impl Message for FromCore {
             FAILED => Self::Failed(fields::decode_body("Failed", body)?.0),
             EXITED => Self::Exited(fields::decode_body("Exited", body)?.0),
             COUNTERS => Self::Counters(fields::decode_body("Counters", body)?.0),
-            DEVICE_LOST => Self::DeviceLost(fields::decode_body("DeviceLost", body)?.0),
+            DEVICE_LOST => Self::DeviceLost(DeviceLost::decode(body)?),
             RECONNECTED => Self::Reconnected(fields::decode_body("Reconnected", body)?.0),
             kind => return Err(Error::Kind { kind }),
         };

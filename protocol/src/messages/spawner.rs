@@ -9,6 +9,9 @@ const RESPAWN: u16 = 0x0501;
 const SPAWNED: u16 = 0x0601;
 const FAILED: u16 = 0x0602;
 
+/// Optional field of [`Respawn`]: blame.
+const RESPAWN_BLAMED: u16 = 1;
+
 /// What the launcher tells its spawner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ToSpawner {
@@ -16,11 +19,13 @@ pub enum ToSpawner {
     Respawn(Respawn),
 }
 
-/// Which device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+/// Which device, and after what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Respawn {
     /// Its number among those of the spawner, from 0.
     pub device: u8,
+    /// Whether a request of the guest's may be why the predecessor is gone. Optional field, since minor version 2.
+    pub blamed: bool,
 }
 
 /// What the spawner answers, once for each request, in their order.
@@ -70,12 +75,15 @@ impl Message for ToSpawner {
 
     fn encode(&self) -> Result<Vec<u8>, Error> {
         let Self::Respawn(respawn) = self;
-        fields::encode(self.name(), respawn, &Fields::default())
+        fields::encode(self.name(), &respawn.device, &Fields::default().flag(RESPAWN_BLAMED, respawn.blamed)?)
     }
 
     fn decode(kind: u16, body: &[u8]) -> Result<Self, Error> {
         match kind {
-            RESPAWN => Ok(Self::Respawn(fields::decode_body("Respawn", body)?.0)),
+            RESPAWN => {
+                let (device, fields) = fields::decode_body("Respawn", body)?;
+                Ok(Self::Respawn(Respawn { device, blamed: fields.value(RESPAWN_BLAMED, false)? }))
+            }
             kind => Err(Error::Kind { kind }),
         }
     }

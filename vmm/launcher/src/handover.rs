@@ -79,7 +79,7 @@ pub fn hand_over(machine: &Machine, inputs: &Inputs, memory: &[Region]) -> Resul
     let mut connections = Vec::new();
     for device in &devices {
         let name = device.spawning.name;
-        let (spawned, front_end) = device.spawn(sandbox_policies::spawn::spawn)?;
+        let (spawned, front_end) = device.spawn(sandbox_policies::spawn::spawn, false)?;
         processes.all.push(Process::new(name, device.spawning.executable.program, spawned));
         connections.push(front_end);
     }

@@ -2,9 +2,9 @@
 //! can spawn nothing any more.
 //!
 //! It is forked off before the first program is spawned, holds the device programs and what they serve, and does one
-//! thing: told the number of a device, it spawns that device's program with the same resource and in the same
+//! thing: told the number of a device, and whether a request may have ended its predecessor, it spawns that device's program with the same resource and in the same
 //! confinement, as a child of the launcher's, and sends the launcher what belongs to it. It hears nobody but the
-//! launcher and reads nothing but that number; so all that a launcher that was taken over gains by it is one more
+//! launcher and reads nothing but that; so all that a launcher that was taken over gains by it is one more
 //! confined device program. It ends with the launcher, or when that closes the channel.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -39,9 +39,9 @@ impl Spawner {
         Ok(Spawner { channel, child })
     }
 
-    /// Asks for device number `device`. The answer is an event.
-    pub fn ask(&self, device: u8) -> Result<(), protocol::Error> {
-        self.channel.send(&ToSpawner::Respawn(Respawn { device }), &[])
+    /// Asks for a successor. The answer is an event.
+    pub fn ask(&self, respawn: Respawn) -> Result<(), protocol::Error> {
+        self.channel.send(&ToSpawner::Respawn(respawn), &[])
     }
 
     /// The next answer, if it has come; `None` when the spawner is gone.
@@ -66,9 +66,10 @@ impl Drop for Spawner {
 
 /// The spawner's life.
 fn serve(channel: &Channel, devices: &[DeviceProcess<'_>]) {
-    while let Ok(Some((ToSpawner::Respawn(Respawn { device }), _))) = channel.receive(Phase::Serving) {
+    while let Ok(Some((ToSpawner::Respawn(respawn), _))) = channel.receive(Phase::Serving) {
+        let device = respawn.device;
         let Some(process) = devices.get(usize::from(device)) else { return };
-        if let Err(error) = spawn(channel, device, process) {
+        if let Err(error) = spawn(channel, respawn, process) {
             let failure = Failure::new(FailureKind::Internal, &error.to_string());
             let failed = FromSpawner::Failed(SpawnFailed { device, failure });
             if channel.send(&failed, &[]).is_err() {
@@ -78,8 +79,9 @@ fn serve(channel: &Channel, devices: &[DeviceProcess<'_>]) {
     }
 }
 
-fn spawn(channel: &Channel, device: u8, process: &DeviceProcess<'_>) -> Result<(), Error> {
-    let ((child, control, log), front_end) = process.spawn(spawner::spawn_sibling)?;
+fn spawn(channel: &Channel, respawn: Respawn, process: &DeviceProcess<'_>) -> Result<(), Error> {
+    let Respawn { device, blamed } = respawn;
+    let ((child, control, log), front_end) = process.spawn(spawner::spawn_sibling, blamed)?;
     let wrong = |error| Error::HandOver { name: process.spawning.name.to_owned(), error };
     // The launcher waits for nobody, and by then has no means to say so.
     control.set_nonblocking(true).map_err(wrong)?;

@@ -11,6 +11,7 @@
 //!
 //! The end of a device's program is no verdict while the machine runs, unless the user said so: [`recovery`].
 
+mod cause;
 mod events;
 pub mod log_relay;
 mod messages;
@@ -174,7 +175,7 @@ impl Supervisor {
         };
         if unasked {
             let verdict = verdict::of_end(&process.name, process.program, ended, process.ready.is_some());
-            self.on_death(index, verdict, &verdict::describe(ended));
+            self.on_death(index, verdict, ended);
         }
     }
 

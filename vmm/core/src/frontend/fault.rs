@@ -2,6 +2,7 @@
 //! serves is lost, and nothing else is.
 
 use nix::errno::Errno;
+use protocol::DeviceLost;
 use vhost::vhost_user::message::FrontendReq;
 
 /// See above. The text is one line.
@@ -95,4 +96,27 @@ pub enum Fault {
         /// Why.
         errno: Errno,
     },
+}
+
+impl Fault {
+    /// What the launcher is told of a device that is lost by this. That a back end stood still is told apart: it is the one
+    /// loss that the back end does not end of, and a request may be to blame for it.
+    #[must_use]
+    pub fn loss(self, slot: u8, name: &str) -> DeviceLost {
+        DeviceLost { hung: self == Self::Hung, ..DeviceLost::new(slot, &format!("{name}: {self}")) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_a_back_end_stood_still_is_told_apart() {
+        let hung = Fault::Hung.loss(3, "blk0");
+        assert_eq!((hung.slot, hung.hung), (3, true));
+        assert_eq!(hung.text, "blk0: the back end has held a request for 30 s and given none back");
+        assert!(!Fault::Closed.loss(3, "blk0").hung);
+        assert!(!Fault::Deadline(FrontendReq::GET_FEATURES).loss(3, "blk0").hung);
+    }
 }

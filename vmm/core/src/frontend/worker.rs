@@ -17,7 +17,7 @@ use super::watchdog::{Look, TICK, Watchdog};
 use crate::virtio_pci::{Activation, DeviceType, Ring, Shared};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use protocol::{DeviceLost, FromCore, Reconnected};
+use protocol::{FromCore, Reconnected};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -249,7 +249,7 @@ impl Worker {
                     self.activation = None;
                     self.shared.fail();
                 }
-                tell(FromCore::DeviceLost(DeviceLost::new(self.slot, &format!("{}: {fault}", self.name))));
+                tell(FromCore::DeviceLost(fault.loss(self.slot, &self.name)));
                 // Whether it is only lost or gone as well, the next wait says.
                 Link::Lost(connection)
             }

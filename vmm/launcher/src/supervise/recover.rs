@@ -3,10 +3,11 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
-use protocol::{Abandon, Channel, DeviceLost, FromSpawner, Reconnect, SpawnFailed, Spawned, ToCore};
-use sandbox_policies::spawn::Child;
+use protocol::{Abandon, Channel, DeviceLost, FromSpawner, Reconnect, Respawn, SpawnFailed, Spawned, ToCore};
+use sandbox_policies::spawn::{Child, Ended};
 
-use super::recovery::{Decision, Due, Recovery, TakenUp};
+use super::cause::Cause;
+use super::recovery::{Decision, Due, Reason, Recovery, TakenUp};
 use super::verdict::{self, Verdict};
 use super::{State, Supervisor};
 use crate::report;
@@ -28,12 +29,12 @@ impl Supervisor {
     /// ended, and why is said when it has.
     pub(super) fn give_up_on(&mut self, index: usize, verdict: Verdict) {
         match self.survivable(index) {
-            Some(device) => self.end_process(device, index, verdict.text.as_deref()),
+            Some(device) => self.end_process(device, index, verdict.text.as_deref().map(Reason::from)),
             None => self.conclude(verdict),
         }
     }
 
-    fn end_process(&mut self, device: usize, index: usize, reason: Option<&str>) {
+    fn end_process(&mut self, device: usize, index: usize, reason: Option<Reason>) {
         if let (Some(device), Some(reason)) = (self.devices.get_mut(device), reason) {
             device.give_up_on_process(reason);
         }
@@ -51,17 +52,18 @@ impl Supervisor {
     }
 
     /// A program that nobody asked to end has ended.
-    pub(super) fn on_death(&mut self, index: usize, verdict: Verdict, how: &str) {
-        match self.survivable(index) {
-            Some(device) => self.decide(device, how),
-            None => self.conclude(verdict),
-        }
+    pub(super) fn on_death(&mut self, index: usize, verdict: Verdict, ended: Ended) {
+        let Some(device) = self.survivable(index) else { return self.conclude(verdict) };
+        let reason = self.devices.get_mut(device).and_then(Recovery::take_reason);
+        let cause = Cause::of(ended, reason.as_ref().is_some_and(|reason| reason.hung));
+        let how = verdict::describe(ended);
+        self.decide(device, cause, reason.map_or(how.clone(), |reason| format!("{how} ({})", reason.text)));
     }
 
-    fn decide(&mut self, device: usize, how: &str) {
+    fn decide(&mut self, device: usize, cause: Cause, how: String) {
         let Some(recovery) = self.devices.get_mut(device) else { return };
-        let (name, how) = (recovery.name.clone(), recovery.explain(how));
-        let decision = match recovery.on_death(Instant::now()) {
+        let name = recovery.name.clone();
+        let decision = match recovery.on_death(cause, Instant::now()) {
             Decision::Restart if self.processes.spawner.is_none() => {
                 Decision::Stop("; the spawner is gone, too".to_owned())
             }
@@ -101,9 +103,12 @@ impl Supervisor {
             // How it died says more, and has been said or will be.
             Some(index) if dead(index) || !news => {}
             Some(index) if self.survivable(index).is_some() => {
-                self.end_process(device, index, Some(&lost.text));
+                let reason = Reason { text: lost.text.clone(), hung: lost.hung };
+                self.end_process(device, index, Some(reason));
             }
-            None if survivable && self.recovers() => self.decide(device, &lost.text),
+            None if survivable && self.recovers() => {
+                self.decide(device, Cause::Disconnected, lost.text.clone());
+            }
             _ => self.conclude(verdict),
         }
         self.carry_on();
@@ -145,10 +150,10 @@ impl Supervisor {
         let due: Vec<Due> = self.devices.iter_mut().filter_map(|device| device.due(now)).collect();
         for due in due {
             match due {
-                Due::Spawn(index) => self.ask_for(index),
+                Due::Spawn(index, blamed) => self.ask_for(index, blamed),
                 Due::Kill(index) => {
                     if let Some(device) = self.survivable(index) {
-                        self.end_process(device, index, Some("it was not ready in time"));
+                        self.end_process(device, index, Some("it was not ready in time".into()));
                     }
                 }
             }
@@ -163,9 +168,9 @@ impl Supervisor {
         }
     }
 
-    fn ask_for(&mut self, index: usize) {
-        let number = u8::try_from(index).unwrap_or(u8::MAX);
-        let asked = self.processes.spawner.as_ref().map(|spawner| spawner.ask(number));
+    fn ask_for(&mut self, index: usize, blamed: bool) {
+        let device = u8::try_from(index).unwrap_or(u8::MAX);
+        let asked = self.processes.spawner.as_ref().map(|spawner| spawner.ask(Respawn { device, blamed }));
         if !matches!(asked, Some(Ok(()))) {
             self.on_spawner_gone();
         }
@@ -180,7 +185,7 @@ impl Supervisor {
                 let index = usize::from(device);
                 let found = self.devices.iter().position(|device| device.process == Some(index));
                 if let Some(device) = found.filter(|_| self.survivable(index).is_some()) {
-                    self.decide(device, &failure.text);
+                    self.decide(device, Cause::NotSpawned, failure.text);
                 }
             }
             Err(protocol::Error::WouldBlock) => {}

@@ -14,6 +14,7 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use super::cause::Cause;
 use crate::device::{Device, OnFailure};
 
 /// A process that served for so long does not count among deaths in a row.
@@ -48,7 +49,24 @@ pub struct Recovery {
     /// The core's end of the successor's connection.
     front_end: Option<OwnedFd>,
     /// Why its process is being ended.
-    reason: Option<String>,
+    reason: Option<Reason>,
+    /// Whether a request may have ended the last process that the rings were given to.
+    blamed: bool,
+}
+
+/// Why we end a process.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Reason {
+    /// One line.
+    pub text: String,
+    /// Whether it is that the process made no progress.
+    pub hung: bool,
+}
+
+impl From<&str> for Reason {
+    fn from(text: &str) -> Reason {
+        Reason { text: text.to_owned(), hung: false }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,8 +101,8 @@ pub enum Decision {
 /// What to do now.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Due {
-    /// Ask for process number so and so.
-    Spawn(usize),
+    /// Ask for process number so and so, after a death for which a request may be to blame, or one for which none is.
+    Spawn(usize, bool),
     /// End process number so and so, which is not ready in time.
     Kill(usize),
 }
@@ -116,6 +134,7 @@ impl Recovery {
             answer_due: false,
             front_end: None,
             reason: None,
+            blamed: false,
         };
         devices.iter().map(recovery).collect()
     }
@@ -126,20 +145,22 @@ impl Recovery {
     }
 
     /// Its process is ended for this reason.
-    pub fn give_up_on_process(&mut self, reason: &str) {
-        self.reason.get_or_insert_with(|| reason.to_owned());
+    pub fn give_up_on_process(&mut self, reason: Reason) {
+        self.reason.get_or_insert(reason);
     }
 
-    /// How its process ended, and why if that is known.
-    pub fn explain(&mut self, how: &str) -> String {
-        match self.reason.take() {
-            Some(reason) => format!("{how} ({reason})"),
-            None => how.to_owned(),
-        }
+    /// Why its process was to be ended, if it was.
+    pub fn take_reason(&mut self) -> Option<Reason> {
+        self.reason.take()
     }
 
     /// Its process has died, or could not be spawned.
-    pub fn on_death(&mut self, now: Instant) -> Decision {
+    pub fn on_death(&mut self, cause: Cause, now: Instant) -> Decision {
+        // One that never had the rings says nothing about the requests in them, and what its predecessor said still
+        // holds.
+        if matches!(self.step, Step::Serving(_) | Step::Offered) {
+            self.blamed = cause.may_be_a_requests();
+        }
         if let Step::Serving(since) = self.step {
             self.lost = Some(now);
             if now.saturating_duration_since(since) >= SETTLED {
@@ -233,7 +254,7 @@ impl Recovery {
         match self.step {
             Step::Waiting(at) if at <= now => {
                 self.step = Step::Spawning;
-                Some(Due::Spawn(process))
+                Some(Due::Spawn(process, self.blamed))
             }
             Step::Starting(at) if at <= now => {
                 // Its end is a death as any other.
@@ -255,147 +276,4 @@ fn delay(deaths: u32) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn disk(options: &str) -> Recovery {
-        let words = [format!("blk,path=d{options}").parse().unwrap()];
-        Recovery::of(&crate::device::devices(&words).unwrap()).remove(0)
-    }
-
-    fn connection() -> OwnedFd {
-        std::fs::File::open("/dev/null").unwrap().into()
-    }
-
-    fn after(from: Instant, milliseconds: u64) -> Instant {
-        from.checked_add(Duration::from_millis(milliseconds)).unwrap()
-    }
-
-    /// A whole recovery from a death at `now`.
-    fn recover(recovery: &mut Recovery, now: Instant) {
-        recovery.on_lost(now);
-        assert_eq!(recovery.due(after(now, 10_000)), Some(Due::Spawn(0)));
-        recovery.on_spawned(connection(), now);
-        recovery.on_ready();
-        assert!(recovery.offer().is_some());
-        assert!(matches!(recovery.on_reconnected(now), TakenUp::Serves(_)));
-    }
-
-    #[test]
-    fn processes_are_numbered_without_those_of_others() {
-        let words = ["rng,socket=/r", "blk,path=a", "blk,socket=/s", "blk,path=b"];
-        let words: Vec<_> = words.iter().map(|word| word.parse().unwrap()).collect();
-        let all = Recovery::of(&crate::device::devices(&words).unwrap());
-        assert_eq!(all.iter().map(|one| one.process).collect::<Vec<_>>(), [None, Some(0), None, Some(1)]);
-        assert!(!all[0].is_survivable() && all[1].is_survivable());
-    }
-
-    #[test]
-    fn a_successor_is_offered_once_the_loss_is_told_and_it_is_ready() {
-        let start = Instant::now();
-        for told_first in [true, false] {
-            let mut disk = disk("");
-            if told_first {
-                assert!(disk.on_lost(start), "its process may live");
-            }
-            assert_eq!(disk.on_death(start), Decision::Restart);
-            assert_eq!(disk.due(start), Some(Due::Spawn(0)), "the first at once");
-            assert_eq!(disk.due(start), None);
-            disk.on_spawned(connection(), start);
-            assert!(disk.offer().is_none());
-            disk.on_ready();
-            if !told_first {
-                assert!(disk.offer().is_none());
-                assert!(!disk.on_lost(start), "that is the dead one, not its successor");
-            }
-            assert!(disk.offer().is_some());
-            assert!(disk.offer().is_none());
-            assert_eq!(disk.on_reconnected(after(start, 7)), TakenUp::Serves(Duration::from_millis(7)));
-            assert_eq!(disk.on_reconnected(start), TakenUp::Unasked);
-        }
-    }
-
-    #[test]
-    fn a_successor_that_the_core_loses_is_ended_and_followed() {
-        let start = Instant::now();
-        let mut disk = disk("");
-        disk.on_death(start);
-        disk.on_lost(start);
-        disk.due(start);
-        disk.on_spawned(connection(), start);
-        disk.on_ready();
-        disk.offer();
-        assert!(disk.on_lost(start));
-        assert_eq!(disk.on_death(start), Decision::Restart);
-        assert_eq!(disk.due(start), None, "the second in a row waits");
-        recover(&mut disk, start);
-    }
-
-    #[test]
-    fn a_successor_may_be_known_dead_before_the_core_says_that_it_took_it_up() {
-        let start = Instant::now();
-        for took_up in [true, false] {
-            let mut disk = disk("");
-            disk.on_death(start);
-            disk.on_lost(start);
-            disk.due(start);
-            disk.on_spawned(connection(), start);
-            disk.on_ready();
-            assert!(disk.offer().is_some());
-            assert_eq!(disk.on_death(start), Decision::Restart);
-            if took_up {
-                assert_eq!(disk.on_reconnected(start), TakenUp::TooLate);
-            }
-            assert!(!disk.on_lost(start), "its death is known");
-            assert_eq!(disk.on_reconnected(start), TakenUp::Unasked);
-            assert_eq!(disk.due(after(start, 10)), Some(Due::Spawn(0)));
-            disk.on_spawned(connection(), start);
-            disk.on_ready();
-            assert!(disk.offer().is_some());
-            assert_eq!(disk.on_reconnected(after(start, 9)), TakenUp::Serves(Duration::from_millis(9)));
-        }
-    }
-
-    #[test]
-    fn deaths_in_a_row_are_ever_slower_followed_and_then_not_at_all() {
-        let start = Instant::now();
-        let mut disk = disk("");
-        let mut waits = Vec::new();
-        while disk.on_death(start) == Decision::Restart {
-            waits.push(disk.deadline().unwrap().duration_since(start).as_millis());
-            recover(&mut disk, start);
-        }
-        assert_eq!(waits, [0, 10, 20, 40, 80, 160, 320, 640, 1280, 2000]);
-    }
-
-    #[test]
-    fn deaths_far_apart_are_not_in_a_row() {
-        let mut now = Instant::now();
-        let mut disk = disk("");
-        for _ in 0..100 {
-            now = after(now, 1000);
-            assert_eq!(disk.on_death(now), Decision::Restart);
-            assert_eq!(disk.deadline(), Some(now));
-            recover(&mut disk, now);
-        }
-    }
-
-    #[test]
-    fn one_that_is_never_ready_is_ended() {
-        let start = Instant::now();
-        let mut disk = disk("");
-        disk.on_death(start);
-        disk.due(start);
-        disk.on_spawned(connection(), start);
-        assert_eq!(disk.due(after(start, 9_999)), None);
-        assert_eq!(disk.due(after(start, 10_000)), Some(Due::Kill(0)));
-        assert_eq!(disk.on_death(after(start, 10_001)), Decision::Restart);
-    }
-
-    #[test]
-    fn what_the_user_said_is_what_a_death_means() {
-        let now = Instant::now();
-        assert_eq!(disk(",on-failure=fail").on_death(now), Decision::Fail);
-        assert_eq!(disk(",on-failure=stop").on_death(now), Decision::Stop(String::new()));
-    }
-}
+mod tests;

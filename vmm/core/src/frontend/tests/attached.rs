@@ -92,7 +92,7 @@ impl Bench {
     /// Waits for the loss of the back end, and gives why.
     pub fn lost(&self) -> String {
         match self.told.recv().unwrap() {
-            FromCore::DeviceLost(DeviceLost { slot: 1, text }) => text,
+            FromCore::DeviceLost(DeviceLost { slot: 1, text, hung: false }) => text,
             other => panic!("{other:?}"),
         }
     }

@@ -1,0 +1,173 @@
+//! A device goes through its deaths, with a clock that the test sets.
+
+use super::*;
+
+fn disk(options: &str) -> Recovery {
+    let words = [format!("blk,path=d{options}").parse().unwrap()];
+    Recovery::of(&crate::device::devices(&words).unwrap()).remove(0)
+}
+
+const KILLED: Cause = Cause::Signal(9);
+
+fn connection() -> OwnedFd {
+    std::fs::File::open("/dev/null").unwrap().into()
+}
+
+fn after(from: Instant, milliseconds: u64) -> Instant {
+    from.checked_add(Duration::from_millis(milliseconds)).unwrap()
+}
+
+/// A whole recovery from a death at `now`.
+fn recover(recovery: &mut Recovery, now: Instant) {
+    recovery.on_lost(now);
+    assert_eq!(recovery.due(after(now, 10_000)), Some(Due::Spawn(0, false)));
+    recovery.on_spawned(connection(), now);
+    recovery.on_ready();
+    assert!(recovery.offer().is_some());
+    assert!(matches!(recovery.on_reconnected(now), TakenUp::Serves(_)));
+}
+
+#[test]
+fn processes_are_numbered_without_those_of_others() {
+    let words = ["rng,socket=/r", "blk,path=a", "blk,socket=/s", "blk,path=b"];
+    let words: Vec<_> = words.iter().map(|word| word.parse().unwrap()).collect();
+    let all = Recovery::of(&crate::device::devices(&words).unwrap());
+    assert_eq!(all.iter().map(|one| one.process).collect::<Vec<_>>(), [None, Some(0), None, Some(1)]);
+    assert!(!all[0].is_survivable() && all[1].is_survivable());
+}
+
+#[test]
+fn a_successor_is_offered_once_the_loss_is_told_and_it_is_ready() {
+    let start = Instant::now();
+    for told_first in [true, false] {
+        let mut disk = disk("");
+        if told_first {
+            assert!(disk.on_lost(start), "its process may live");
+        }
+        assert_eq!(disk.on_death(KILLED, start), Decision::Restart);
+        assert_eq!(disk.due(start), Some(Due::Spawn(0, false)), "the first at once");
+        assert_eq!(disk.due(start), None);
+        disk.on_spawned(connection(), start);
+        assert!(disk.offer().is_none());
+        disk.on_ready();
+        if !told_first {
+            assert!(disk.offer().is_none());
+            assert!(!disk.on_lost(start), "that is the dead one, not its successor");
+        }
+        assert!(disk.offer().is_some());
+        assert!(disk.offer().is_none());
+        assert_eq!(disk.on_reconnected(after(start, 7)), TakenUp::Serves(Duration::from_millis(7)));
+        assert_eq!(disk.on_reconnected(start), TakenUp::Unasked);
+    }
+}
+
+#[test]
+fn a_successor_that_the_core_loses_is_ended_and_followed() {
+    let start = Instant::now();
+    let mut disk = disk("");
+    disk.on_death(KILLED, start);
+    disk.on_lost(start);
+    disk.due(start);
+    disk.on_spawned(connection(), start);
+    disk.on_ready();
+    disk.offer();
+    assert!(disk.on_lost(start));
+    assert_eq!(disk.on_death(KILLED, start), Decision::Restart);
+    assert_eq!(disk.due(start), None, "the second in a row waits");
+    recover(&mut disk, start);
+}
+
+#[test]
+fn a_successor_may_be_known_dead_before_the_core_says_that_it_took_it_up() {
+    let start = Instant::now();
+    for took_up in [true, false] {
+        let mut disk = disk("");
+        disk.on_death(KILLED, start);
+        disk.on_lost(start);
+        disk.due(start);
+        disk.on_spawned(connection(), start);
+        disk.on_ready();
+        assert!(disk.offer().is_some());
+        assert_eq!(disk.on_death(KILLED, start), Decision::Restart);
+        if took_up {
+            assert_eq!(disk.on_reconnected(start), TakenUp::TooLate);
+        }
+        assert!(!disk.on_lost(start), "its death is known");
+        assert_eq!(disk.on_reconnected(start), TakenUp::Unasked);
+        assert_eq!(disk.due(after(start, 10)), Some(Due::Spawn(0, false)));
+        disk.on_spawned(connection(), start);
+        disk.on_ready();
+        assert!(disk.offer().is_some());
+        assert_eq!(disk.on_reconnected(after(start, 9)), TakenUp::Serves(Duration::from_millis(9)));
+    }
+}
+
+#[test]
+fn deaths_in_a_row_are_ever_slower_followed_and_then_not_at_all() {
+    let start = Instant::now();
+    let mut disk = disk("");
+    let mut waits = Vec::new();
+    while disk.on_death(KILLED, start) == Decision::Restart {
+        waits.push(disk.deadline().unwrap().duration_since(start).as_millis());
+        recover(&mut disk, start);
+    }
+    assert_eq!(waits, [0, 10, 20, 40, 80, 160, 320, 640, 1280, 2000]);
+}
+
+#[test]
+fn deaths_far_apart_are_not_in_a_row() {
+    let mut now = Instant::now();
+    let mut disk = disk("");
+    for _ in 0..100 {
+        now = after(now, 1000);
+        assert_eq!(disk.on_death(KILLED, now), Decision::Restart);
+        assert_eq!(disk.deadline(), Some(now));
+        recover(&mut disk, now);
+    }
+}
+
+#[test]
+fn one_that_is_never_ready_is_ended() {
+    let start = Instant::now();
+    let mut disk = disk("");
+    disk.on_death(KILLED, start);
+    disk.due(start);
+    disk.on_spawned(connection(), start);
+    assert_eq!(disk.due(after(start, 9_999)), None);
+    assert_eq!(disk.due(after(start, 10_000)), Some(Due::Kill(0)));
+    assert_eq!(disk.on_death(KILLED, after(start, 10_001)), Decision::Restart);
+}
+
+#[test]
+fn what_the_user_said_is_what_a_death_means() {
+    let now = Instant::now();
+    assert_eq!(disk(",on-failure=fail").on_death(KILLED, now), Decision::Fail);
+    assert_eq!(disk(",on-failure=stop").on_death(KILLED, now), Decision::Stop(String::new()));
+}
+
+#[test]
+fn blame_is_for_a_death_with_the_rings_and_holds_until_somebody_has_them_again() {
+    let start = Instant::now();
+    let mut now = start;
+    let mut blamed = |disk: &mut Recovery, cause| {
+        now = after(now, 60_000);
+        assert_eq!(disk.on_death(cause, now), Decision::Restart);
+        match disk.due(after(now, 2000)) {
+            Some(Due::Spawn(0, blamed)) => blamed,
+            other => panic!("{other:?}"),
+        }
+    };
+    let mut disk = disk("");
+    assert!(blamed(&mut disk, Cause::Signal(11)));
+    // It never had the rings: the one before still counts, and whatever this one did does not.
+    disk.on_spawned(connection(), start);
+    assert!(blamed(&mut disk, KILLED));
+    assert!(blamed(&mut disk, Cause::NotSpawned));
+    disk.on_spawned(connection(), start);
+    disk.on_ready();
+    disk.on_lost(start);
+    assert!(disk.offer().is_some());
+    assert!(!blamed(&mut disk, KILLED), "it had them, and was refused or killed");
+    disk.on_spawned(connection(), start);
+    assert!(!blamed(&mut disk, Cause::Exit(6)));
+}
