@@ -50,6 +50,10 @@ pub struct Config {
     #[arg(long, value_name = "WHERE")]
     pub console: Option<Console>,
 
+    /// A file, pipe or /dev/fd/N that gets one JSON object per line for each event of a device: death, restart, pause.
+    #[arg(long, value_name = "FILE")]
+    pub events: Option<PathBuf>,
+
     /// With a layer of the sandbox missing: refuse to run, or say so and run with the others [default: required].
     #[arg(long, value_enum, value_name = "WHICH")]
     pub sandbox: Option<Sandbox>,
@@ -68,7 +72,7 @@ pub struct Config {
 }
 
 /// The names of the settings, as in a file.
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 13] = [
     "kernel",
     "initrd",
     "cmdline",
@@ -77,6 +81,7 @@ const NAMES: [&str; 12] = [
     "hugepages",
     "device",
     "console",
+    "events",
     "sandbox",
     "cgroup",
     "shutdown-timeout",
@@ -181,6 +186,7 @@ impl Config {
             hugepages: self.hugepages.or(file.hugepages),
             device,
             console: self.console.or(file.console),
+            events: self.events.or(file.events),
             sandbox: self.sandbox.or(file.sandbox),
             cgroup: self.cgroup.or(file.cgroup),
             shutdown_timeout: self.shutdown_timeout.or(file.shutdown_timeout),
@@ -209,6 +215,7 @@ cpus = 2
 memory = "512M"
 hugepages = "2M"
 console = "file:console.log"
+events = "events.jsonl"
 sandbox = "available"
 cgroup = "/sys/fs/cgroup/machines"
 shutdown-timeout = 7
@@ -222,7 +229,7 @@ queues = 2
 type = "blk"
 socket = "/run/my.sock"
 "#;
-    const LINE: [&str; 27] = [
+    const LINE: [&str; 29] = [
         "vmm",
         "--kernel",
         "vmlinuz",
@@ -238,6 +245,8 @@ socket = "/run/my.sock"
         "2M",
         "--console",
         "file:console.log",
+        "--events",
+        "events.jsonl",
         "--sandbox=available",
         "--cgroup",
         "/sys/fs/cgroup/machines",

@@ -64,6 +64,8 @@ fn opened(machine: &Machine, inputs: &Inputs) -> Vec<String> {
         Console::None => {}
         Console::File(path) => lines.push(format!("open   {} for appending: console output", path.display())),
     }
+    lines
+        .extend(machine.events.iter().map(|path| format!("open   {} for appending: events", path.display())));
     for (device, resource) in machine.devices.iter().zip(&inputs.resources) {
         lines.push(match (&device.back_end, resource) {
             (BackEnd::Blk(blk), Resource::Disk(disk)) => opened_disk(device, blk, disk.size),

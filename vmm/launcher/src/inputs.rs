@@ -18,7 +18,7 @@ use crate::programs::{self, Executable};
 pub enum Purpose {
     /// To run the machine.
     Run,
-    /// To look: no console file is made, and no back end, which may serve one connection only, is connected to.
+    /// To look: no file for the console or for events is made, and no back end, which may serve one connection only, is connected to.
     DryRun,
 }
 
@@ -33,6 +33,8 @@ pub struct Inputs {
     pub initrd: Option<OwnedFd>,
     /// The console's input and output.
     pub console: Option<(OwnedFd, OwnedFd)>,
+    /// Where the events of devices go.
+    pub events: Option<OwnedFd>,
     /// Descriptors 0 and 1 of every program.
     pub null: OwnedFd,
     /// In the order of the machine's devices.
@@ -78,11 +80,13 @@ impl Inputs {
             .transpose()?;
         let resources = resources(&machine.devices, purpose)?;
         let console = console(&machine.console, purpose)?;
+        let events = machine.events.as_ref().filter(|path| purpose == Purpose::Run || path.exists());
+        let events = events.map(|path| open::events(path)).transpose()?;
         let kvm = open::kvm(&machine.kvm)?;
         let served = machine.devices.iter().filter_map(|device| device.back_end.program());
         let device_programs = programs::find_all(served.map(|(program, _)| program))?;
         let (core, null) = (programs::find(Program::Core)?, open::null()?);
-        Ok(Inputs { kvm, kernel, initrd, console, null, resources, core, device_programs })
+        Ok(Inputs { kvm, kernel, initrd, console, events, null, resources, core, device_programs })
     }
 }
 

@@ -33,6 +33,8 @@ pub struct Machine {
     pub devices: Vec<Device>,
     /// Where the serial port goes.
     pub console: Console,
+    /// Path of the file for the events of devices.
+    pub events: Option<PathBuf>,
     /// What to do without a layer.
     pub sandbox: Sandbox,
     /// A directory for control groups.
@@ -57,6 +59,7 @@ impl Machine {
             huge_pages,
             devices: device::devices(&config.device)?,
             console: config.console.unwrap_or(Console::Stdio),
+            events: config.events,
             sandbox: config.sandbox.unwrap_or(Sandbox::Required),
             cgroup: config.cgroup,
             shutdown_timeout: Duration::from_secs(timeout),

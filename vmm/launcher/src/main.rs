@@ -16,6 +16,7 @@ mod error;
 mod exit_code;
 mod handover;
 mod inputs;
+mod json;
 mod machine;
 mod memory;
 mod nearest;
@@ -36,7 +37,7 @@ use error::Error;
 use exit_code::Code;
 use inputs::{Inputs, Purpose};
 use machine::Machine;
-use supervise::{Outcome, Recovery, Signals, Supervisor};
+use supervise::{Journal, Outcome, Recovery, Signals, Supervisor};
 use terminal::RawMode;
 
 fn main() {
@@ -64,7 +65,7 @@ fn run(line: CommandLine) -> Result<Outcome, Error> {
         let inputs = Inputs::open(&machine, Purpose::DryRun)?;
         return Ok(print(&dry_run::plan(&machine, &inputs)));
     }
-    let inputs = Inputs::open(&machine, Purpose::Run)?;
+    let mut inputs = Inputs::open(&machine, Purpose::Run)?;
     let memory = memory::create(machine.memory, machine.huge_pages)?;
 
     // All input is good. From here on there is something to put back and to end: the terminal and the processes do so
@@ -72,11 +73,12 @@ fn run(line: CommandLine) -> Result<Outcome, Error> {
     let signals = Signals::take()?;
     let _terminal = if machine.console == Console::Stdio { RawMode::enter()? } else { None };
     let processes = handover::hand_over(&machine, &inputs, &memory)?;
+    let journal = Journal::new(inputs.events.take());
     drop((memory, inputs));
     handover::start(&processes)?;
     let devices = Recovery::of(&machine.devices);
     let requirement = handover::requirement(&machine);
-    Supervisor::new(processes, devices, signals, requirement, machine.shutdown_timeout)?.run()
+    Supervisor::new(processes, devices, journal, signals, requirement, machine.shutdown_timeout)?.run()
 }
 
 /// Prints what was asked for; a reader that goes away has what it wanted.

@@ -98,6 +98,22 @@ pub fn console(path: &Path) -> Result<OwnedFd, Error> {
     file.map(OwnedFd::from).map_err(|error| wrong("write the console to", path, &error, Code::Resource))
 }
 
+/// The file that gets the events of devices, at its end; made if it is not there, and never waited for.
+pub fn events(path: &Path) -> Result<OwnedFd, Error> {
+    let what = "write events to";
+    let kind = std::fs::metadata(path).map(|metadata| metadata.file_type());
+    if let Some(kind) = kind.as_ref().ok().filter(|kind| kind.is_dir() || kind.is_socket()) {
+        let text = format!("it is {}; name a file, a pipe or /dev/fd/N", name_of(*kind));
+        return Err(refuse(what, path, &text, Code::Resource));
+    }
+    // Opened for writing alone a pipe must have its reader already, and could not have another later.
+    let pipe = kind.is_ok_and(|kind| kind.is_fifo());
+    let flags = OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
+    let mut options = OpenOptions::new();
+    options.read(pipe).append(true).create(!pipe).mode(0o600).custom_flags(flags.bits());
+    options.open(path).map(OwnedFd::from).map_err(|error| wrong(what, path, &error, Code::Resource))
+}
+
 /// A disk that is open.
 #[derive(Debug)]
 pub struct Disk {

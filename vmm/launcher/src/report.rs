@@ -8,6 +8,7 @@ use protocol::Counters;
 use sandbox_policies::Report;
 use sandbox_policies::posture::{self, Posture};
 
+use crate::json::Object;
 use crate::spawn::Process;
 
 /// Says one line in our own name.
@@ -85,14 +86,19 @@ fn layers(posture: &Posture, landlock_abi: u8) -> String {
     format!("seccomp {} filters, {landlock}, {namespaces}, {capabilities}", filters.unwrap_or(0))
 }
 
-/// Counters as one JSON object. The core chose the names: nothing of them gets out of its quotes.
-pub fn counters(counters: &Counters) -> String {
+/// The core's counters, and then `own`, as one JSON object. The core chose the names of its: nothing of them gets out of
+/// its quotes.
+pub fn counters(counters: &Counters, own: impl IntoIterator<Item = (String, u64)>) -> String {
     let safe = |c: char| if c.is_ascii_alphanumeric() || "_.-:/".contains(c) { c } else { '_' };
-    let entries = counters.entries.iter().map(|counter| {
+    let mut object = Object::new();
+    for counter in &counters.entries {
         let name: String = counter.name.chars().map(safe).collect();
-        format!("\"{name}\":{}", counter.value)
-    });
-    format!("counters {{{}}}", entries.collect::<Vec<_>>().join(","))
+        object = object.number(&name, counter.value);
+    }
+    for (name, value) in own {
+        object = object.number(&name, value);
+    }
+    format!("counters {}", object.end())
 }
 
 #[cfg(test)]
@@ -109,7 +115,8 @@ mod tests {
     fn a_counter_cannot_leave_its_quotes() {
         let entry = |name: &str, value| Counter { name: name.to_owned(), value };
         let entries = vec![entry("exits.io", 7), entry("\"},{\"a\\", u64::MAX)];
-        let text = counters(&Counters { entries });
-        assert_eq!(text, format!("counters {{\"exits.io\":7,\"_____a_\":{}}}", u64::MAX));
+        let text = counters(&Counters { entries }, [("blk0.restarts".to_owned(), 2)]);
+        let expected = format!("counters {{\"exits.io\":7,\"_____a_\":{},\"blk0.restarts\":2}}", u64::MAX);
+        assert_eq!(text, expected);
     }
 }

@@ -12,7 +12,9 @@
 //! The end of a device's program is no verdict while the machine runs, unless the user said so: [`recovery`].
 
 mod cause;
+mod device_event;
 mod events;
+mod journal;
 pub mod log_relay;
 mod messages;
 mod recover;
@@ -30,6 +32,7 @@ use crate::exit_code::Code;
 use crate::handover::Processes;
 use crate::{report, terminal};
 use events::{Event, Events};
+pub use journal::Journal;
 pub use recovery::Recovery;
 use signals::Asked;
 pub use signals::Signals;
@@ -56,6 +59,7 @@ pub struct Supervisor {
     processes: Processes,
     /// Devices by PCI device number less one.
     devices: Vec<Recovery>,
+    journal: Journal,
     signals: Signals,
     events: Events,
     requirement: Requirement,
@@ -81,6 +85,7 @@ impl Supervisor {
     pub fn new(
         processes: Processes,
         devices: Vec<Recovery>,
+        journal: Journal,
         signals: Signals,
         requirement: Requirement,
         shutdown_timeout: Duration,
@@ -89,6 +94,7 @@ impl Supervisor {
         Ok(Supervisor {
             processes,
             devices,
+            journal,
             signals,
             events,
             requirement,
@@ -112,6 +118,7 @@ impl Supervisor {
             }
             self.carry_on();
         }
+        self.journal.close();
         let verdict = self.verdict.take();
         let verdict = verdict.unwrap_or(Verdict { code: Code::Internal, text: None, hearsay: false });
         Ok(Outcome { code: verdict.code, text: verdict.text })

@@ -225,3 +225,13 @@ fn a_path_cannot_write_to_the_terminal() {
     let text = String::from_utf8(output.stderr).expect("text");
     assert!(!text.contains('\x1b') && text.lines().count() == 1, "{text:?}");
 }
+
+#[test]
+fn events_that_can_go_nowhere() {
+    let folder = Folder::new();
+    let _listener = std::os::unix::net::UnixListener::bind(folder.path("socket")).expect("a socket");
+    for (path, says) in [(".", "a directory"), ("socket", "a socket"), ("nowhere/events", "No such file")] {
+        let vmm = folder.vmm(&[format!("--events={path}")]);
+        refused(vmm, RESOURCE, &["cannot write events to", path, says]);
+    }
+}

@@ -6,7 +6,7 @@ use sandbox_policies::spawn::Ended;
 /// waitid(2) nor a pidfd says so, what the kernel logs is for those who may read its log, the filters kill without
 /// letting the process say a last word, and to stop it at the call instead (a tracer, a listener of its filter) would
 /// take rights over the process that a confined launcher does not have.
-const SIGSYS: i32 = 31;
+pub const SIGSYS: i32 = 31;
 
 /// SIGILL, SIGABRT, SIGBUS, SIGFPE, SIGSEGV: what a process brings upon itself. The same sent by somebody else cannot be
 /// told from it.
@@ -31,6 +31,22 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// The words of all causes.
+    pub const WORDS: [&str; 6] = ["exit", "signal", "system-call", "hang", "not-spawned", "disconnected"];
+
+    /// What it is called in objects and counters.
+    pub fn word(self) -> &'static str {
+        let [exit, signal, system_call, hang, not_spawned, disconnected] = Self::WORDS;
+        match self {
+            Cause::Exit(_) => exit,
+            Cause::Signal(_) => signal,
+            Cause::SystemCall => system_call,
+            Cause::Hang => hang,
+            Cause::NotSpawned => not_spawned,
+            Cause::Disconnected => disconnected,
+        }
+    }
+
     /// Of a process that ended so; `hung`: that it stood still is why it was to be ended.
     pub fn of(ended: Ended, hung: bool) -> Cause {
         match ended {

@@ -64,7 +64,8 @@ impl Supervisor {
             FromCore::Counters(counters) if self.asked_counters => {
                 self.asked_counters = false;
                 if report::can_say() {
-                    report::say(&report::counters(&counters));
+                    let own = self.devices.iter().flat_map(|device| device.tally.entries(&device.name));
+                    report::say(&report::counters(&counters, own));
                 }
             }
             FromCore::Counters(_) => self.on_violation(index, "counters that nobody asked for"),

@@ -1,4 +1,4 @@
-//! The recovery of devices as the supervisor carries it out: one line for each event, on standard error.
+//! The recovery of devices as the supervisor carries it out; each event is told ([`DeviceEvent`]).
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
@@ -7,6 +7,7 @@ use protocol::{Abandon, Channel, DeviceLost, FromSpawner, Reconnect, Respawn, Sp
 use sandbox_policies::spawn::{Child, Ended};
 
 use super::cause::Cause;
+use super::device_event::{DeviceEvent, Then};
 use super::recovery::{Decision, Due, Reason, Recovery, TakenUp};
 use super::verdict::{self, Verdict};
 use super::{State, Supervisor};
@@ -62,27 +63,40 @@ impl Supervisor {
 
     fn decide(&mut self, device: usize, cause: Cause, how: String) {
         let Some(recovery) = self.devices.get_mut(device) else { return };
-        let name = recovery.name.clone();
         let decision = match recovery.on_death(cause, Instant::now()) {
             Decision::Restart if self.processes.spawner.is_none() => {
                 Decision::Stop("; the spawner is gone, too".to_owned())
             }
             decision => decision,
         };
-        match decision {
-            Decision::Restart => report::say(&format!("device {name} died: {how}; it is started again")),
-            Decision::Fail => self.abandon(device, &how),
-            Decision::Stop(why) => {
-                self.conclude(verdict::of_lost_device(&name, format!("{how}{why}"), false));
-            }
+        let (name, blamed) = (recovery.name.clone(), recovery.is_blamed());
+        let (how, then) = match &decision {
+            Decision::Restart => (how, Then::Restart),
+            Decision::Fail => (how, Then::Fail),
+            Decision::Stop(why) => (format!("{how}{why}"), Then::Stop),
+        };
+        self.tell_of(device, &DeviceEvent::Death { cause, how: how.clone(), blamed, then });
+        match then {
+            Then::Restart => {}
+            Then::Fail => self.abandon(device),
+            Then::Stop => self.conclude(verdict::of_lost_device(&name, how, false)),
         }
         self.carry_on();
     }
 
-    fn abandon(&mut self, device: usize, how: &str) {
-        let Some(recovery) = self.devices.get(device) else { return };
-        report::say(&format!("device {} has failed: {how}; the guest goes on without", recovery.name));
-        let slot = recovery.slot;
+    /// Says an event to whoever listens, and counts it.
+    fn tell_of(&mut self, device: usize, event: &DeviceEvent) {
+        let Some(recovery) = self.devices.get_mut(device) else { return };
+        recovery.tally.count(event);
+        // The file first: whoever has read the line finds the object.
+        self.journal.record(&recovery.name, event);
+        if let Some(line) = event.line(&recovery.name) {
+            report::say(&line);
+        }
+    }
+
+    fn abandon(&mut self, device: usize) {
+        let Some(slot) = self.devices.get(device).map(|recovery| recovery.slot) else { return };
         if let Err(error) = self.tell_core(&ToCore::Abandon(Abandon { slot }), &[]) {
             self.conclude(verdict::of_silent_core(&error));
         }
@@ -116,21 +130,20 @@ impl Supervisor {
 
     /// The core goes on with a successor.
     pub(super) fn on_reconnected(&mut self, core: usize, slot: u8) {
-        let device = usize::from(slot).checked_sub(1).and_then(|device| self.devices.get_mut(device));
-        let (device, away) = match device.map(|device| (device.on_reconnected(Instant::now()), device)) {
-            Some((TakenUp::Serves(away), device)) => (device, away),
-            Some((TakenUp::TooLate, _)) => return,
-            Some((TakenUp::Unasked, _)) | None => {
+        // Slots count from 1. A number beyond all is that of no device.
+        let device = usize::from(slot).wrapping_sub(1);
+        let taken_up = self.devices.get_mut(device).map(|device| device.on_reconnected(Instant::now()));
+        let pause = match taken_up {
+            Some(TakenUp::Serves(pause)) => pause,
+            Some(TakenUp::TooLate) => return,
+            Some(TakenUp::Unasked) | None => {
                 return self.on_violation(core, "a successor that nobody sent");
             }
         };
-        let process = device.process.and_then(|index| self.processes.all.get(index));
-        let pid = process.map_or(0, |process| process.child.pid());
-        report::say(&format!(
-            "device {} serves again (pid {pid}) after {} ms",
-            device.name,
-            away.as_millis()
-        ));
+        let process = self.devices.get(device).and_then(|device| device.process);
+        let process = process.and_then(|index| self.processes.all.get(index));
+        let pid = process.map(|process| process.child.pid());
+        self.tell_of(device, &DeviceEvent::Serving { pid, pause });
     }
 
     /// A device's program is ready, at whatever time.

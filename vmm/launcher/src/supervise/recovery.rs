@@ -15,6 +15,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use super::cause::Cause;
+use super::device_event::Tally;
 use crate::device::{Device, OnFailure};
 
 /// A process that served for so long does not count among deaths in a row.
@@ -36,6 +37,8 @@ pub struct Recovery {
     pub slot: u8,
     /// The number of its process, if it is one of ours.
     pub process: Option<usize>,
+    /// What has happened to it.
+    pub tally: Tally,
     on_failure: OnFailure,
     step: Step,
     /// Deaths in a row.
@@ -126,6 +129,7 @@ impl Recovery {
             name: device.name.clone(),
             slot: device.slot,
             process: device.back_end.program().and_then(|_| processes.next()),
+            tally: Tally::default(),
             on_failure: device.on_failure,
             step: Step::Serving(Instant::now()),
             deaths: 0,
@@ -142,6 +146,11 @@ impl Recovery {
     /// Whether its end is not that of the machine.
     pub fn is_survivable(&self) -> bool {
         self.on_failure != OnFailure::Stop
+    }
+
+    /// Whether a request may have ended the last process that had the rings.
+    pub fn is_blamed(&self) -> bool {
+        self.blamed
     }
 
     /// Its process is ended for this reason.

@@ -4,11 +4,9 @@ use protocol::{DeviceLost, Exit, Failure, FailureKind};
 use sandbox_policies::Program;
 use sandbox_policies::spawn::Ended;
 
+use super::cause::SIGSYS;
 use crate::error::{Error, code_of_failure};
 use crate::exit_code::Code;
-
-/// SIGSYS: how the kernel ends a process whose filter refuses a system call.
-const SIGSYS: i32 = 31;
 
 /// Why the machine ends.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,6 +8,7 @@
 
 mod devices;
 mod machine;
+mod reports;
 mod stand_in;
 mod terminal;
 
@@ -17,7 +18,7 @@ use machine::Machine;
 use nix::sys::signal::Signal;
 
 /// Every test, by name.
-const TESTS: [(&str, fn()); 30] = [
+const TESTS: [(&str, fn()); 34] = [
     ("the_guests_own_ends_have_their_codes", the_guests_own_ends_have_their_codes),
     ("a_core_is_given_what_the_hand_over_lists", a_core_is_given_what_the_hand_over_lists),
     ("a_core_that_fails_is_heard_in_one_line", a_core_that_fails_is_heard_in_one_line),
@@ -77,6 +78,10 @@ const TESTS: [(&str, fn()); 30] = [
         devices::a_machine_outlives_its_spawner_but_not_its_device_then,
     ),
     ("a_core_cannot_claim_a_successor", devices::a_core_cannot_claim_a_successor),
+    ("each_event_is_an_object_in_the_file_of_events", reports::each_event_is_an_object_in_the_file_of_events),
+    ("a_hang_is_told_from_a_kill", reports::a_hang_is_told_from_a_kill),
+    ("a_pipe_gets_events_while_somebody_reads_it", reports::a_pipe_gets_events_while_somebody_reads_it),
+    ("deaths_and_pauses_are_among_the_counters", reports::deaths_and_pauses_are_among_the_counters),
     ("the_disk_is_free_after_any_end", devices::the_disk_is_free_after_any_end),
     ("it_is_raw_while_the_guest_runs", terminal::it_is_raw_while_the_guest_runs),
     ("it_is_restored_after_every_end", terminal::it_is_restored_after_every_end),

@@ -121,16 +121,23 @@ fn core(control: Channel) -> ExitCode {
             say(FromCore::Reconnected(Reconnected { slot: 1 }));
             std::thread::sleep(Duration::MAX);
         }
-        // The guest obeys its power button or not. Successors of devices are taken, or the first few are not.
         _ => {
-            let refused = if act == "refuse-twice" { 2 } else { 0 };
-            let front_ends = FrontEnds { control: &control, sockets, refused, lost: Vec::new() };
-            if front_ends.serve(act == "obey" || act == "refuse-twice") {
+            if front_ends(&control, sockets, act) {
                 say(FromCore::Exited(Exit::PowerOff));
             }
         }
     }
     ExitCode::SUCCESS
+}
+
+/// The guest obeys its power button or not. Successors of devices are taken, or the first few are not.
+fn front_ends(control: &Channel, sockets: Vec<Option<OwnedFd>>, act: &str) -> bool {
+    let refused = if act == "refuse-twice" { 2 } else { 0 };
+    let mut front_ends = FrontEnds { control, sockets, refused, lost: Vec::new() };
+    if act == "say-that-it-hangs" {
+        front_ends.give_up(1, DeviceLost { hung: true, ..DeviceLost::new(1, "it stands still") });
+    }
+    front_ends.serve(act != "ignore")
 }
 
 /// The vhost-user sockets that come until the word to start.
@@ -176,6 +183,13 @@ impl FrontEnds<'_> {
                 Some((message, fds)) => self.obey(message, fds),
             }
         }
+    }
+
+    /// Says that a back end is lost which has not hung up.
+    fn give_up(&mut self, slot: usize, lost: DeviceLost) {
+        let place = self.sockets.get_mut(slot.saturating_sub(1)).expect("a device");
+        self.lost.extend(place.take());
+        self.say(FromCore::DeviceLost(lost));
     }
 
     fn obey(&mut self, message: ToCore, fds: Vec<OwnedFd>) {
