@@ -33,7 +33,7 @@ pub use message::Message;
 pub use messages::{
     from_core::{Counter, Counters, DeviceLost, Exit, Failure, FailureKind, FromCore, Ready, Reconnected},
     from_device::FromDevice,
-    spawner::{FromSpawner, Respawn, SpawnFailed, Spawned, ToSpawner},
+    spawner::{Connect, FromSpawner, NotConnected, Respawn, SpawnFailed, Spawned, ToSpawner},
     to_core::{Abandon, AttachDevice, CoreSetup, MemoryRegion, Reconnect, ToCore},
     to_device::{BlkOptions, DeviceOptions, DeviceSetup, ToDevice},
 };

@@ -4,9 +4,10 @@
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
 use protocol::{
-    Abandon, AttachDevice, BlkOptions, CoreSetup, Counter, Counters, DeviceLost, DeviceOptions, DeviceSetup,
-    Error, Exit, Failure, FailureKind, FromCore, FromDevice, FromSpawner, MemoryRegion, Message, Ready,
-    Reconnect, Reconnected, Respawn, SpawnFailed, Spawned, ToCore, ToDevice, ToSpawner, limits,
+    Abandon, AttachDevice, BlkOptions, Connect, CoreSetup, Counter, Counters, DeviceLost, DeviceOptions,
+    DeviceSetup, Error, Exit, Failure, FailureKind, FromCore, FromDevice, FromSpawner, MemoryRegion, Message,
+    NotConnected, Ready, Reconnect, Reconnected, Respawn, SpawnFailed, Spawned, ToCore, ToDevice, ToSpawner,
+    limits,
 };
 use std::fmt::Debug;
 
@@ -107,6 +108,10 @@ fn launcher_to_spawner_and_back() {
     golden(&ToSpawner::Respawn(Respawn { device: 2, blamed: false }), 0x0501, "0200");
     golden(&ToSpawner::Respawn(Respawn { device: 2, blamed: true }), 0x0501, "0201010101");
     golden(&FromSpawner::Spawned(Spawned { device: 2, pid: 300 }), 0x0601, "02fb580200");
+    golden(&ToSpawner::Connect(Connect { slot: 3 }), 0x0502, "0300");
+    golden(&FromSpawner::Connected(Connect { slot: 3 }), 0x0603, "0300");
+    let failure = Failure::new(FailureKind::Device, "no");
+    golden(&FromSpawner::NotConnected(NotConnected { slot: 3, failure }), 0x0604, "0307026e6f00");
     let failure = Failure::new(FailureKind::Sandbox, "no");
     golden(&FromSpawner::Failed(SpawnFailed { device: 2, failure }), 0x0602, "0206026e6f00");
 }

@@ -1,13 +1,17 @@
-//! Launcher to its spawner, and back. The spawner holds what it takes to spawn each device program of the machine again;
-//! all that it can be asked is to do so, by number.
+//! Launcher to its spawner, and back. The spawner holds what it takes to spawn each device program of the machine again,
+//! and the paths of the back ends that somebody else runs; all that it can be asked is to spawn the one and to connect
+//! to the other again, by number.
 
 use super::from_core::Failure;
 use crate::{Error, Fields, Message, Phase, fields};
 use bincode::{Decode, Encode};
 
 const RESPAWN: u16 = 0x0501;
+const CONNECT: u16 = 0x0502;
 const SPAWNED: u16 = 0x0601;
 const FAILED: u16 = 0x0602;
+const CONNECTED: u16 = 0x0603;
+const NOT_CONNECTED: u16 = 0x0604;
 
 /// Optional field of [`Respawn`]: blame.
 const RESPAWN_BLAMED: u16 = 1;
@@ -17,6 +21,15 @@ const RESPAWN_BLAMED: u16 = 1;
 pub enum ToSpawner {
     /// Spawn this device's program.
     Respawn(Respawn),
+    /// Connect to this device's back end. Since minor version 2.
+    Connect(Connect),
+}
+
+/// Which back end of somebody else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct Connect {
+    /// The PCI device number of its device.
+    pub slot: u8,
 }
 
 /// Which device, and after what.
@@ -36,6 +49,19 @@ pub enum FromSpawner {
     Spawned(Spawned),
     /// It does not.
     Failed(SpawnFailed),
+    /// The back end listens. Descriptor: the core's end of its vhost-user connection. Since minor version 2.
+    Connected(Connect),
+    /// It does not listen, or takes no connection now. Since minor version 2.
+    NotConnected(NotConnected),
+}
+
+/// A back end that could not be connected to.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct NotConnected {
+    /// As asked.
+    pub slot: u8,
+    /// Why.
+    pub failure: Failure,
 }
 
 /// A program that was spawned.
@@ -56,13 +82,26 @@ pub struct SpawnFailed {
     pub failure: Failure,
 }
 
+impl NotConnected {
+    fn check(&self) -> Result<(), Error> {
+        super::slot(self.slot)?;
+        self.failure.check()
+    }
+}
+
 impl Message for ToSpawner {
     fn kind(&self) -> u16 {
-        RESPAWN
+        match self {
+            Self::Respawn(_) => RESPAWN,
+            Self::Connect(_) => CONNECT,
+        }
     }
 
     fn name(&self) -> &'static str {
-        "Respawn"
+        match self {
+            Self::Respawn(_) => "Respawn",
+            Self::Connect(_) => "Connect",
+        }
     }
 
     fn fds(&self) -> usize {
@@ -74,8 +113,16 @@ impl Message for ToSpawner {
     }
 
     fn encode(&self) -> Result<Vec<u8>, Error> {
-        let Self::Respawn(respawn) = self;
-        fields::encode(self.name(), &respawn.device, &Fields::default().flag(RESPAWN_BLAMED, respawn.blamed)?)
+        match self {
+            Self::Respawn(respawn) => {
+                let fields = Fields::default().flag(RESPAWN_BLAMED, respawn.blamed)?;
+                fields::encode(self.name(), &respawn.device, &fields)
+            }
+            Self::Connect(device) => {
+                super::slot(device.slot)?;
+                fields::encode(self.name(), device, &Fields::default())
+            }
+        }
     }
 
     fn decode(kind: u16, body: &[u8]) -> Result<Self, Error> {
@@ -83,6 +130,11 @@ impl Message for ToSpawner {
             RESPAWN => {
                 let (device, fields) = fields::decode_body("Respawn", body)?;
                 Ok(Self::Respawn(Respawn { device, blamed: fields.value(RESPAWN_BLAMED, false)? }))
+            }
+            CONNECT => {
+                let (device, _) = fields::decode_body::<Connect>("Connect", body)?;
+                super::slot(device.slot)?;
+                Ok(Self::Connect(device))
             }
             kind => Err(Error::Kind { kind }),
         }
@@ -94,6 +146,8 @@ impl Message for FromSpawner {
         match self {
             Self::Spawned(_) => SPAWNED,
             Self::Failed(_) => FAILED,
+            Self::Connected(_) => CONNECTED,
+            Self::NotConnected(_) => NOT_CONNECTED,
         }
     }
 
@@ -101,13 +155,16 @@ impl Message for FromSpawner {
         match self {
             Self::Spawned(_) => "Spawned",
             Self::Failed(_) => "SpawnFailed",
+            Self::Connected(_) => "Connected",
+            Self::NotConnected(_) => "NotConnected",
         }
     }
 
     fn fds(&self) -> usize {
         match self {
             Self::Spawned(_) => 4,
-            Self::Failed(_) => 0,
+            Self::Connected(_) => 1,
+            Self::Failed(_) | Self::NotConnected(_) => 0,
         }
     }
 
@@ -122,6 +179,14 @@ impl Message for FromSpawner {
                 failed.failure.check()?;
                 fields::encode(self.name(), failed, &Fields::default())
             }
+            Self::Connected(device) => {
+                super::slot(device.slot)?;
+                fields::encode(self.name(), device, &Fields::default())
+            }
+            Self::NotConnected(device) => {
+                device.check()?;
+                fields::encode(self.name(), device, &Fields::default())
+            }
         }
     }
 
@@ -132,6 +197,16 @@ impl Message for FromSpawner {
                 let (failed, _) = fields::decode_body::<SpawnFailed>("SpawnFailed", body)?;
                 failed.failure.check()?;
                 Ok(Self::Failed(failed))
+            }
+            CONNECTED => {
+                let (device, _) = fields::decode_body::<Connect>("Connected", body)?;
+                super::slot(device.slot)?;
+                Ok(Self::Connected(device))
+            }
+            NOT_CONNECTED => {
+                let (device, _) = fields::decode_body::<NotConnected>("NotConnected", body)?;
+                device.check()?;
+                Ok(Self::NotConnected(device))
             }
             kind => Err(Error::Kind { kind }),
         }

@@ -275,7 +275,11 @@ fn its_end_is_seen_and_the_reset_after_it_ends() {
     guest.set_up();
     guest.submit(1, 0, 0, 7);
     daemon.shut_down();
-    assert_eq!(guest.loss().text, "blk0: the back end closed the connection");
+    assert_eq!(
+        guest.loss().text,
+        "blk0: the back end closed the connection; it kept no account of its requests \
+         (VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD), so that the guest's driver has to reset the device"
+    );
     guest.until(|guest| guest.read(STATUS, 1) & NEEDS_RESET != 0);
     guest.write(STATUS, 0, 1);
     guest.until(|guest| guest.read(STATUS, 1) == 0);

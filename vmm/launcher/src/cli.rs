@@ -31,11 +31,14 @@ Devices:
       discard=on|off (on)     lock=on|off (on: refuse an image that another program uses)
       serial=TEXT             queues=N (1)            queue-size=N (256)
       on-failure=restart|fail|stop (restart: a program that dies is replaced, and the guest goes on)
+      give-up=fail|stop (stop: when one program after the other dies)
   rng                a virtio-rng that gives the guest entropy of the host, served by device-rng
       path=FILE (/dev/urandom)                        queue-size=N (256)
-      on-failure=restart|fail|stop (restart)
+      on-failure=restart|fail|stop (restart)          give-up=fail|stop (stop)
   TYPE,socket=PATH   any virtio device, served by the vhost-user back end that listens there
-      queues=N                queue-size=N (256)      on-failure=fail|stop (stop)
+      queues=N                queue-size=N (256)
+      on-failure=restart|fail|stop (restart: connect again as soon as somebody listens again)
+      patience=SECONDS (for ever)                     give-up=fail|stop (stop: when it is over)
   A comma within a value is written twice.
 
 Signals:

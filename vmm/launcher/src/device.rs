@@ -5,6 +5,7 @@
 //! error that names the nearest; nothing is guessed from the contents of a file.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use protocol::{BlkOptions, DeviceOptions, limits};
 use sandbox_policies::Program;
@@ -55,13 +56,27 @@ pub struct Device {
     pub back_end: BackEnd,
     /// What becomes of it when who serves it dies.
     pub on_failure: OnFailure,
+    /// What becomes of it when it is restarted no more.
+    pub give_up: GiveUp,
+    /// How long a back end of somebody else is waited for; for ever if there is none.
+    pub patience: Option<Duration>,
 }
 
 /// What becomes of a device when who serves it dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnFailure {
-    /// Its program is started again and the guest goes on; one that dies over and over ends the machine.
+    /// Its program is started again, or its back end connected to again, and the guest goes on. For a program that dies
+    /// over and over, and a back end that is away for too long, see [`GiveUp`].
     Restart,
+    /// The device fails, and the guest goes on without.
+    Fail,
+    /// The machine ends.
+    Stop,
+}
+
+/// What becomes of a device that is restarted no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GiveUp {
     /// The device fails, and the guest goes on without.
     Fail,
     /// The machine ends.
@@ -140,13 +155,16 @@ fn device(word: &DeviceOption, slot: u8, name: String) -> Result<Device, Error> 
             return Err(options.wrong(text));
         }
     };
-    let on_failure = options.on_failure(back_end.program().is_some())?;
+    let on_failure = options.on_failure()?;
+    let give_up = options.give_up(on_failure)?;
+    let patience = if back_end.program().is_none() { options.patience(on_failure)? } else { None };
     options.nothing_else()?;
     let queues = match back_end {
         BackEnd::Blk(_) | BackEnd::Rng(_) => queues.unwrap_or(1),
         BackEnd::Socket(_) => queues.unwrap_or(0),
     };
-    Ok(Device { name, slot, virtio_type: *virtio_type, queues, queue_size, back_end, on_failure })
+    let virtio_type = *virtio_type;
+    Ok(Device { name, slot, virtio_type, queues, queue_size, back_end, on_failure, give_up, patience })
 }
 
 /// The options of one device; remembers which were asked for, so that the others can be refused.
@@ -194,16 +212,34 @@ impl<'a> Options<'a> {
         }
     }
 
-    /// Whoever runs a back end of somebody else starts it again: we could only connect, and no longer can.
-    fn on_failure(&mut self, ours: bool) -> Result<OnFailure, Error> {
+    fn on_failure(&mut self) -> Result<OnFailure, Error> {
         match self.text("on-failure") {
-            None if ours => Ok(OnFailure::Restart),
-            None | Some("stop") => Ok(OnFailure::Stop),
+            None | Some("restart") => Ok(OnFailure::Restart),
+            Some("stop") => Ok(OnFailure::Stop),
             Some("fail") => Ok(OnFailure::Fail),
-            Some("restart") if ours => Ok(OnFailure::Restart),
-            Some("restart") => Err(self
-                .wrong("on-failure=restart is for programs that vmm starts; give stop or fail".to_owned())),
             Some(other) => Err(self.wrong(format!("on-failure={other} is none of restart, fail and stop"))),
+        }
+    }
+
+    fn give_up(&mut self, on_failure: OnFailure) -> Result<GiveUp, Error> {
+        match self.text("give-up") {
+            Some(_) if on_failure != OnFailure::Restart => {
+                Err(self.wrong("give-up= goes with on-failure=restart alone".to_owned()))
+            }
+            None | Some("stop") => Ok(GiveUp::Stop),
+            Some("fail") => Ok(GiveUp::Fail),
+            Some(other) => Err(self.wrong(format!("give-up={other} is neither fail nor stop"))),
+        }
+    }
+
+    fn patience(&mut self, on_failure: OnFailure) -> Result<Option<Duration>, Error> {
+        match self.text("patience").map(|text| (text, text.parse::<u32>())) {
+            None => Ok(None),
+            Some(_) if on_failure != OnFailure::Restart => {
+                Err(self.wrong("patience= goes with on-failure=restart alone".to_owned()))
+            }
+            Some((_, Ok(seconds))) => Ok(Some(Duration::from_secs(seconds.into()))),
+            Some((text, Err(_))) => Err(self.wrong(format!("patience={text} is not a number of seconds"))),
         }
     }
 
@@ -226,7 +262,7 @@ impl<'a> Options<'a> {
             discard: self.switch("discard", true)?,
         };
         let lock = self.switch("lock", true)?;
-        self.known.push("on-failure");
+        self.known.extend(["on-failure", "give-up"]);
         // A slip in the name of an option is the likelier cause, and says more.
         self.nothing_else()?;
         let path = path.ok_or_else(|| self.wrong("neither path=FILE nor socket=PATH is given".to_owned()))?;
@@ -312,10 +348,24 @@ mod tests {
         let meant = |word: &str| parsed(&[word]).map(|devices| devices[0].on_failure);
         assert_eq!(meant("blk,path=d").unwrap(), OnFailure::Restart);
         assert_eq!(meant("blk,path=d,on-failure=fail").unwrap(), OnFailure::Fail);
-        assert_eq!(meant("blk,socket=/s").unwrap(), OnFailure::Stop);
+        assert_eq!(meant("blk,socket=/s").unwrap(), OnFailure::Restart);
+        assert_eq!(meant("blk,socket=/s,on-failure=stop").unwrap(), OnFailure::Stop);
         assert_eq!(meant("blk,socket=/s,on-failure=fail").unwrap(), OnFailure::Fail);
-        assert!(refused("blk,socket=/s,on-failure=restart").contains("programs that vmm starts"));
         assert!(refused("blk,path=d,on-failure=panic").contains("none of restart"));
+    }
+
+    #[test]
+    fn how_long_to_wait_and_what_then_is_the_users_to_say() {
+        let parsed = |word: &str| parsed(&[word]).map(|devices| (devices[0].patience, devices[0].give_up));
+        assert_eq!(parsed("net,socket=/s").unwrap(), (None, GiveUp::Stop));
+        let thirty = Some(Duration::from_secs(30));
+        assert_eq!(parsed("net,socket=/s,patience=30,give-up=fail").unwrap(), (thirty, GiveUp::Fail));
+        assert_eq!(parsed("blk,path=d,give-up=fail").unwrap(), (None, GiveUp::Fail));
+        assert!(refused("net,socket=/s,patience=-1").contains("not a number of seconds"));
+        assert!(refused("net,socket=/s,give-up=restart").contains("neither fail nor stop"));
+        assert!(refused("net,socket=/s,on-failure=fail,patience=3").contains("on-failure=restart alone"));
+        assert!(refused("net,socket=/s,on-failure=stop,give-up=fail").contains("on-failure=restart alone"));
+        assert!(refused("blk,path=d,patience=3").contains("unknown option 'patience'"));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! those of the device and of the spawner.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use protocol::{AttachDevice, CoreSetup, ToCore, limits};
 use sandbox_policies::Requirement;
@@ -14,7 +15,7 @@ use sandbox_policies::spawn::Identity;
 
 use crate::cgroup::ControlGroups;
 use crate::config::Sandbox;
-use crate::device::{Device, OnFailure};
+use crate::device::{BackEnd, Device, OnFailure};
 use crate::device_process::{DeviceProcess, tell};
 use crate::error::Error;
 use crate::inputs::{Inputs, Resource};
@@ -22,7 +23,7 @@ use crate::machine::Machine;
 use crate::memory::Region;
 use crate::programs;
 use crate::spawn::{Process, Spawning};
-use crate::spawner::Spawner;
+use crate::spawner::{Makings, Spawner};
 
 /// The processes of a machine, the core last, and what the launcher keeps for them. Dropping it ends them all.
 #[derive(Debug)]
@@ -33,7 +34,7 @@ pub struct Processes {
     pub groups: ControlGroups,
     /// The groups, of all that serve a device one after the other the same. They are removed with this.
     _made: Vec<Group>,
-    /// Spawns devices again, if one is to be.
+    /// Spawns devices again and connects to back ends again, if one is to be.
     pub spawner: Option<Spawner>,
 }
 
@@ -74,7 +75,9 @@ pub fn hand_over(machine: &Machine, inputs: &Inputs, memory: &[Region]) -> Resul
     let core_group = groups.group(machine, name, threads)?;
     let devices = device_processes(machine, inputs, &made)?;
     let restarts = machine.devices.iter().any(|device| device.on_failure == OnFailure::Restart);
-    let spawner = if restarts { Some(Spawner::fork(&devices, null)?) } else { None };
+    let sockets: Vec<(u8, &Path)> = machine.devices.iter().filter_map(socket).collect();
+    let makings = Makings { devices: &devices, sockets: &sockets };
+    let spawner = if restarts { Some(Spawner::fork(&makings, null)?) } else { None };
     let mut processes = Processes { all: Vec::new(), groups, _made: Vec::new(), spawner };
     let mut connections = Vec::new();
     for device in &devices {
@@ -156,6 +159,14 @@ fn device_processes<'a>(
         processes.push(DeviceProcess { spawning, options, resource });
     }
     Ok(processes)
+}
+
+/// The slot and the socket of a device whose back end somebody else runs.
+fn socket(device: &Device) -> Option<(u8, &Path)> {
+    match &device.back_end {
+        BackEnd::Socket(path) => Some((device.slot, path)),
+        BackEnd::Blk(_) | BackEnd::Rng(_) => None,
+    }
 }
 
 fn nothing_serves(device: &Device) -> Error {

@@ -249,6 +249,16 @@ pub fn back_end(path: &Path) -> Result<OwnedFd, Error> {
     Ok(fd)
 }
 
+/// The same again, once the machine runs: without waiting for a listener that is busy. The answer is one line.
+pub fn back_end_again(path: &Path) -> Result<OwnedFd, String> {
+    let failed = |errno: Errno| errno.desc().to_owned();
+    let address = UnixAddr::new(path).map_err(failed)?;
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None).map_err(failed)?;
+    connect(std::os::fd::AsRawFd::as_raw_fd(&fd), &address).map_err(failed)?;
+    Ok(fd)
+}
+
 fn regular(what: &'static str, path: &Path, code: Code) -> Result<Metadata, Error> {
     let metadata = std::fs::metadata(path).map_err(|error| wrong(what, path, &error, code))?;
     if metadata.is_file() {
@@ -333,8 +343,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("blk.sock");
         let listener = UnixListener::bind(&path).unwrap();
-        assert!(back_end(&path).is_ok());
+        assert!(back_end(&path).is_ok() && back_end_again(&path).is_ok());
         drop(listener);
+        assert_eq!(back_end_again(&path).unwrap_err(), "Connection refused");
         assert!(back_end_identity(&path).is_ok());
         let said = back_end(&path).unwrap_err().to_string();
         assert!(said.contains("nobody listens"), "{said}");

@@ -1,21 +1,37 @@
 //! The spawner: the part of the launcher that can spawn a device's program again once the launcher itself, confined,
 //! can spawn nothing any more.
 //!
-//! It is forked off before the first program is spawned, holds the device programs and what they serve, and does one
-//! thing: told the number of a device, and whether a request may have ended its predecessor, it spawns that device's program with the same resource and in the same
-//! confinement, as a child of the launcher's, and sends the launcher what belongs to it. It hears nobody but the
-//! launcher and reads nothing but that; so all that a launcher that was taken over gains by it is one more
-//! confined device program. It ends with the launcher, or when that closes the channel.
+//! It is forked off before the first program is spawned, holds the device programs and what they serve, and does two
+//! things. Told the number of a device, and whether a request may have ended its predecessor, it spawns that device's
+//! program with the same resource and in the same confinement, as a child of the launcher's, and sends the launcher what
+//! belongs to it. Told the number of a device that a back end of somebody else serves, it connects to the socket that
+//! the user named for it and sends the launcher the connection. It hears nobody but the launcher and reads nothing but
+//! that; so all that a launcher that was taken over gains by it is one more confined device program, or one more
+//! connection to a back end that the machine has anyway. It ends with the launcher, or when that closes the channel.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
-use protocol::{Channel, Failure, FailureKind, FromSpawner, Phase, Respawn, SpawnFailed, Spawned, ToSpawner};
+use protocol::{
+    Channel, Connect, Failure, FailureKind, FromSpawner, NotConnected, Phase, Respawn, SpawnFailed, Spawned,
+    ToSpawner,
+};
 use sandbox_policies::spawn::{Child, spawner};
 
 use crate::device_process::DeviceProcess;
 use crate::error::Error;
+use crate::open;
 
 const NAME: &str = "the spawner";
+
+/// All that the spawner can make again.
+#[derive(Debug)]
+pub struct Makings<'a> {
+    /// Devices that programs of ours serve, numbered from 0.
+    pub devices: &'a [DeviceProcess<'a>],
+    /// The sockets of back ends that somebody else runs, by the PCI device numbers of their devices.
+    pub sockets: &'a [(u8, &'a Path)],
+}
 
 /// The launcher's hold on its spawner. Dropping it ends it.
 #[derive(Debug)]
@@ -25,23 +41,23 @@ pub struct Spawner {
 }
 
 impl Spawner {
-    /// Forks it off, for these devices, numbered from 0.
-    pub fn fork(devices: &[DeviceProcess<'_>], null: BorrowedFd<'_>) -> Result<Spawner, Error> {
+    /// Forks it off.
+    pub fn fork(makings: &Makings<'_>, null: BorrowedFd<'_>) -> Result<Spawner, Error> {
         let wrong = |error| Error::HandOver { name: NAME.to_owned(), error };
         let (channel, theirs) = Channel::pair().map_err(wrong)?;
         let mut kept = vec![theirs.as_fd()];
-        for device in devices {
+        for device in makings.devices {
             kept.extend([device.resource, device.spawning.executable.fd.as_fd()]);
             kept.extend(device.spawning.group);
         }
-        let child = spawner::fork("vmm", null, &kept, || serve(&theirs, devices))?;
+        let child = spawner::fork("vmm", null, &kept, || serve(&theirs, makings))?;
         channel.set_nonblocking(true).map_err(wrong)?;
         Ok(Spawner { channel, child })
     }
 
     /// Asks for a successor. The answer is an event.
-    pub fn ask(&self, respawn: Respawn) -> Result<(), protocol::Error> {
-        self.channel.send(&ToSpawner::Respawn(respawn), &[])
+    pub fn ask(&self, request: ToSpawner) -> Result<(), protocol::Error> {
+        self.channel.send(&request, &[])
     }
 
     /// The next answer, if it has come; `None` when the spawner is gone.
@@ -65,16 +81,36 @@ impl Drop for Spawner {
 }
 
 /// The spawner's life.
-fn serve(channel: &Channel, devices: &[DeviceProcess<'_>]) {
-    while let Ok(Some((ToSpawner::Respawn(respawn), _))) = channel.receive(Phase::Serving) {
-        let device = respawn.device;
-        let Some(process) = devices.get(usize::from(device)) else { return };
-        if let Err(error) = spawn(channel, respawn, process) {
-            let failure = Failure::new(FailureKind::Internal, &error.to_string());
-            let failed = FromSpawner::Failed(SpawnFailed { device, failure });
-            if channel.send(&failed, &[]).is_err() {
-                return;
-            }
+fn serve(channel: &Channel, makings: &Makings<'_>) {
+    while let Ok(Some((request, _))) = channel.receive(Phase::Serving) {
+        let done = match request {
+            ToSpawner::Respawn(respawn) => respond(channel, respawn, makings),
+            ToSpawner::Connect(Connect { slot }) => connect(channel, slot, makings),
+        };
+        if done.is_none() {
+            return;
+        }
+    }
+}
+
+/// `None`: there is no such device, or nobody to tell.
+fn respond(channel: &Channel, respawn: Respawn, makings: &Makings<'_>) -> Option<()> {
+    let device = respawn.device;
+    let process = makings.devices.get(usize::from(device))?;
+    let Err(error) = spawn(channel, respawn, process) else { return Some(()) };
+    let failure = Failure::new(FailureKind::Internal, &error.to_string());
+    channel.send(&FromSpawner::Failed(SpawnFailed { device, failure }), &[]).ok()
+}
+
+/// Connects to a path that was given on the command line: the request has its number and nothing else. What connects is
+/// not what serves: the connection goes on to the core, which says the first word on it.
+fn connect(channel: &Channel, slot: u8, makings: &Makings<'_>) -> Option<()> {
+    let (_, path) = makings.sockets.iter().find(|(of, _)| *of == slot)?;
+    match open::back_end_again(path) {
+        Ok(socket) => channel.send(&FromSpawner::Connected(Connect { slot }), &[socket.as_fd()]).ok(),
+        Err(why) => {
+            let failure = Failure::new(FailureKind::Device, &why);
+            channel.send(&FromSpawner::NotConnected(NotConnected { slot, failure }), &[]).ok()
         }
     }
 }

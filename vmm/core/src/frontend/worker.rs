@@ -7,7 +7,9 @@
 //! the device has failed (DEVICE_NEEDS_RESET).
 //!
 //! A lost back end may still write to guest memory, so a reset of the guest is then not confirmed before its end of the
-//! connection is gone or a successor comes: the launcher sends none before it has reaped the predecessor.
+//! connection is gone or a successor comes: the launcher sends none before it has reaped the predecessor. Of a back end
+//! that somebody else runs it cannot know that; there the old connection is closed before the first word on the new one,
+//! and a back end has one front end at a time.
 
 use super::connection::{Connection, Deadline};
 use super::fault::Fault;
@@ -21,6 +23,10 @@ use protocol::{FromCore, Reconnected};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// What the user is told beside the fault. Both are short of the limit of a text by far.
+const NO_ACCOUNT: &str = "; it kept no account of its requests (VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD), so that the guest's \
+                          driver has to reset the device";
 
 /// The state of the connection.
 pub(super) enum Link {
@@ -191,7 +197,7 @@ impl Worker {
 
     /// Goes on with another back end.
     fn reconnect(&mut self, socket: OwnedFd, tell: &dyn Fn(FromCore)) -> Result<(), Fault> {
-        // The predecessor is dead: nobody writes to guest memory for this device.
+        // The predecessor is dead, or has no connection from here on: nobody writes to guest memory for this device.
         self.link = Link::Gone;
         if self.reset_waits {
             self.confirm();
@@ -244,12 +250,14 @@ impl Worker {
     fn lose(&mut self, fault: Fault, tell: &dyn Fn(FromCore)) {
         self.link = match std::mem::replace(&mut self.link, Link::Gone) {
             Link::Up(connection) => {
+                let mut lost = fault.loss(self.slot, &self.name);
                 if self.started && self.shares.inflight.is_none() {
                     // What was in flight nobody can tell: the driver has to begin anew.
                     self.activation = None;
                     self.shared.fail();
+                    lost.text.push_str(NO_ACCOUNT);
                 }
-                tell(FromCore::DeviceLost(fault.loss(self.slot, &self.name)));
+                tell(FromCore::DeviceLost(lost));
                 // Whether it is only lost or gone as well, the next wait says.
                 Link::Lost(connection)
             }

@@ -43,6 +43,9 @@ impl DeviceEvent {
     /// The line for a person; none where another says it: the end of the machine has a line of its own.
     pub fn line(&self, device: &str) -> Option<String> {
         match self {
+            DeviceEvent::Death { how, cause: Cause::Disconnected, then: Then::Restart, .. } => Some(format!(
+                "device {device} lost its back end: {how}; it waits for somebody to listen at the socket again"
+            )),
             DeviceEvent::Death { how, then: Then::Restart, .. } => {
                 Some(format!("device {device} died: {how}; it is started again"))
             }

@@ -3,7 +3,10 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
-use protocol::{Abandon, Channel, DeviceLost, FromSpawner, Reconnect, Respawn, SpawnFailed, Spawned, ToCore};
+use protocol::{
+    Abandon, Channel, Connect, DeviceLost, FromSpawner, NotConnected, Reconnect, Respawn, SpawnFailed,
+    Spawned, ToCore, ToSpawner,
+};
 use sandbox_policies::spawn::{Child, Ended};
 
 use super::cause::Cause;
@@ -63,7 +66,13 @@ impl Supervisor {
 
     fn decide(&mut self, device: usize, cause: Cause, how: String) {
         let Some(recovery) = self.devices.get_mut(device) else { return };
-        let decision = match recovery.on_death(cause, Instant::now()) {
+        let decision = recovery.on_death(cause, Instant::now());
+        self.carry_out(device, cause, how, decision);
+    }
+
+    fn carry_out(&mut self, device: usize, cause: Cause, how: String, decision: Decision) {
+        let Some(recovery) = self.devices.get(device) else { return };
+        let decision = match decision {
             Decision::Restart if self.processes.spawner.is_none() => {
                 Decision::Stop("; the spawner is gone, too".to_owned())
             }
@@ -72,7 +81,7 @@ impl Supervisor {
         let (name, blamed) = (recovery.name.clone(), recovery.is_blamed());
         let (how, then) = match &decision {
             Decision::Restart => (how, Then::Restart),
-            Decision::Fail => (how, Then::Fail),
+            Decision::Fail(why) => (format!("{how}{why}"), Then::Fail),
             Decision::Stop(why) => (format!("{how}{why}"), Then::Stop),
         };
         self.tell_of(device, &DeviceEvent::Death { cause, how: how.clone(), blamed, then });
@@ -163,7 +172,11 @@ impl Supervisor {
         let due: Vec<Due> = self.devices.iter_mut().filter_map(|device| device.due(now)).collect();
         for due in due {
             match due {
-                Due::Spawn(index, blamed) => self.ask_for(index, blamed),
+                Due::Spawn(index, blamed) => {
+                    let device = u8::try_from(index).unwrap_or(u8::MAX);
+                    self.ask_for(ToSpawner::Respawn(Respawn { device, blamed }));
+                }
+                Due::Connect(slot) => self.ask_for(ToSpawner::Connect(Connect { slot })),
                 Due::Kill(index) => {
                     if let Some(device) = self.survivable(index) {
                         self.end_process(device, index, Some("it was not ready in time".into()));
@@ -181,9 +194,8 @@ impl Supervisor {
         }
     }
 
-    fn ask_for(&mut self, index: usize, blamed: bool) {
-        let device = u8::try_from(index).unwrap_or(u8::MAX);
-        let asked = self.processes.spawner.as_ref().map(|spawner| spawner.ask(Respawn { device, blamed }));
+    fn ask_for(&mut self, what: ToSpawner) {
+        let asked = self.processes.spawner.as_ref().map(|spawner| spawner.ask(what));
         if !matches!(asked, Some(Ok(()))) {
             self.on_spawner_gone();
         }
@@ -201,9 +213,27 @@ impl Supervisor {
                     self.decide(device, Cause::NotSpawned, failure.text);
                 }
             }
+            Ok(Some((FromSpawner::Connected(Connect { slot }), fds))) => {
+                let front_end = fds.into_iter().next();
+                if let (Some(device), Some(front_end)) = (self.in_slot(slot), front_end) {
+                    device.on_connected(front_end);
+                    self.carry_on();
+                }
+            }
+            Ok(Some((FromSpawner::NotConnected(NotConnected { slot, failure }), _))) => {
+                let decision = self.in_slot(slot).and_then(|device| device.on_not_connected(Instant::now()));
+                if let Some(decision) = decision.filter(|_| self.recovers()) {
+                    let device = usize::from(slot).wrapping_sub(1);
+                    self.carry_out(device, Cause::Disconnected, failure.text, decision);
+                }
+            }
             Err(protocol::Error::WouldBlock) => {}
             Ok(None) | Err(_) => self.on_spawner_gone(),
         }
+    }
+
+    fn in_slot(&mut self, slot: u8) -> Option<&mut Recovery> {
+        self.devices.iter_mut().find(|device| device.slot == slot)
     }
 
     /// What is dead now cannot be started again; what lives is not touched.

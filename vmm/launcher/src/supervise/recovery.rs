@@ -10,13 +10,17 @@
 //! when it has told of the predecessor's loss, so that each word of the core is about one connection and no other, and
 //! only when the predecessor is reaped, so that nobody but the successor writes to guest memory for the device. A
 //! successor may die before the word that the core took it up arrives: that word is then late, and no news.
+//!
+//! A back end that somebody else runs is connected to again instead, over and over until somebody listens at its socket,
+//! and what takes the connection is ready. That its predecessor is dead nobody can tell; that it serves no more is what
+//! taking another connection means for a back end, and the core closes the old one before it speaks on the new one.
 
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use super::cause::Cause;
 use super::device_event::Tally;
-use crate::device::{Device, OnFailure};
+use crate::device::{Device, GiveUp, OnFailure};
 
 /// A process that served for so long does not count among deaths in a row.
 const SETTLED: Duration = Duration::from_secs(1);
@@ -25,6 +29,8 @@ const MOST: u32 = 10;
 /// The second in a row waits so long, each later one twice as long as the one before.
 const DELAY: Duration = Duration::from_millis(10);
 const LONGEST_DELAY: Duration = Duration::from_secs(2);
+/// The longest that somebody who listens again may have to wait for us.
+const LONGEST_ABSENCE: Duration = Duration::from_secs(1);
 /// From the spawn until a program is ready.
 const START: Duration = Duration::from_secs(10);
 
@@ -40,9 +46,14 @@ pub struct Recovery {
     /// What has happened to it.
     pub tally: Tally,
     on_failure: OnFailure,
+    give_up: GiveUp,
+    /// How long a back end of somebody else may be away.
+    patience: Option<Duration>,
     step: Step,
     /// Deaths in a row.
     deaths: u32,
+    /// How often nobody listened since somebody did.
+    attempts: u32,
     /// When the machine lost it.
     lost: Option<Instant>,
     /// Whether the core has told of the loss.
@@ -76,7 +87,7 @@ impl From<&str> for Reason {
 enum Step {
     /// Since then.
     Serving(Instant),
-    /// To be spawned then.
+    /// To be spawned, or connected to, then.
     Waiting(Instant),
     /// The spawner was asked.
     Spawning,
@@ -95,8 +106,8 @@ enum Step {
 pub enum Decision {
     /// Another process will be spawned.
     Restart,
-    /// The device has failed and the machine goes on.
-    Fail,
+    /// The device has failed and the machine goes on; with why, where it is more than the death.
+    Fail(String),
     /// The machine ends; with why, where it is more than the death.
     Stop(String),
 }
@@ -106,6 +117,8 @@ pub enum Decision {
 pub enum Due {
     /// Ask for process number so and so, after a death for which a request may be to blame, or one for which none is.
     Spawn(usize, bool),
+    /// Ask for a connection to the back end of the device in this slot.
+    Connect(u8),
     /// End process number so and so, which is not ready in time.
     Kill(usize),
 }
@@ -131,8 +144,11 @@ impl Recovery {
             process: device.back_end.program().and_then(|_| processes.next()),
             tally: Tally::default(),
             on_failure: device.on_failure,
+            give_up: device.give_up,
+            patience: device.patience,
             step: Step::Serving(Instant::now()),
             deaths: 0,
+            attempts: 0,
             lost: None,
             told: false,
             answer_due: false,
@@ -181,17 +197,52 @@ impl Recovery {
         match self.on_failure {
             OnFailure::Fail => {
                 self.step = Step::Over;
-                Decision::Fail
+                Decision::Fail(String::new())
             }
             OnFailure::Stop => Decision::Stop(String::new()),
+            OnFailure::Restart if self.process.is_none() => self.reconnect(delay(self.deaths), now),
             OnFailure::Restart if self.deaths > MOST => {
-                self.step = Step::Over;
-                Decision::Stop(format!(", after {MOST} others that served for less than a second"))
+                self.give_up(format!(", after {MOST} others that served for less than a second"))
             }
             OnFailure::Restart => {
                 self.step = Step::Waiting(now.checked_add(delay(self.deaths)).unwrap_or(now));
                 Decision::Restart
             }
+        }
+    }
+
+    /// Nobody listens at the socket of its back end.
+    pub fn on_not_connected(&mut self, now: Instant) -> Option<Decision> {
+        if self.step != Step::Spawning {
+            return None;
+        }
+        self.attempts = self.attempts.saturating_add(1);
+        // The first has been at once.
+        match self.reconnect(delay(self.attempts.saturating_add(1)), now) {
+            Decision::Restart => None,
+            over => Some(over),
+        }
+    }
+
+    /// Connects after this time, or when there is no more patience after that if it comes before.
+    fn reconnect(&mut self, delay: Duration, now: Instant) -> Decision {
+        let last = self.patience.and_then(|patience| self.lost?.checked_add(patience));
+        // One attempt at least, whatever the user's patience.
+        let tried = self.attempts > 0 || self.lost != Some(now);
+        if last.is_some_and(|last| last <= now) && tried {
+            let seconds = self.patience.unwrap_or_default().as_secs();
+            return self.give_up(format!("; it has not come back within {seconds} s"));
+        }
+        let next = now.checked_add(delay.min(LONGEST_ABSENCE)).unwrap_or(now);
+        self.step = Step::Waiting(last.map_or(next, |last| next.min(last)));
+        Decision::Restart
+    }
+
+    fn give_up(&mut self, why: String) -> Decision {
+        self.step = Step::Over;
+        match self.give_up {
+            GiveUp::Fail => Decision::Fail(why),
+            GiveUp::Stop => Decision::Stop(why),
         }
     }
 
@@ -210,6 +261,15 @@ impl Recovery {
     pub fn on_spawned(&mut self, front_end: OwnedFd, now: Instant) {
         self.front_end = Some(front_end);
         self.step = Step::Starting(now.checked_add(START).unwrap_or(now));
+    }
+
+    /// Somebody took a connection.
+    pub fn on_connected(&mut self, front_end: OwnedFd) {
+        if self.step == Step::Spawning {
+            self.attempts = 0;
+            self.front_end = Some(front_end);
+            self.step = Step::Ready;
+        }
     }
 
     /// The successor is ready.
@@ -259,13 +319,12 @@ impl Recovery {
 
     /// What there is to do at `now`.
     pub fn due(&mut self, now: Instant) -> Option<Due> {
-        let process = self.process?;
-        match self.step {
-            Step::Waiting(at) if at <= now => {
+        match (self.step, self.process) {
+            (Step::Waiting(at), process) if at <= now => {
                 self.step = Step::Spawning;
-                Some(Due::Spawn(process, self.blamed))
+                Some(process.map_or(Due::Connect(self.slot), |process| Due::Spawn(process, self.blamed)))
             }
-            Step::Starting(at) if at <= now => {
+            (Step::Starting(at), Some(process)) if at <= now => {
                 // Its end is a death as any other.
                 self.step = Step::Spawning;
                 Some(Due::Kill(process))

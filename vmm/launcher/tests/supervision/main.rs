@@ -6,6 +6,7 @@
 
 #![expect(clippy::expect_used, reason = "tests say what they expect by failing")]
 
+mod back_ends;
 mod devices;
 mod machine;
 mod reports;
@@ -18,7 +19,7 @@ use machine::Machine;
 use nix::sys::signal::Signal;
 
 /// Every test, by name.
-const TESTS: [(&str, fn()); 34] = [
+const TESTS: [(&str, fn()); 37] = [
     ("the_guests_own_ends_have_their_codes", the_guests_own_ends_have_their_codes),
     ("a_core_is_given_what_the_hand_over_lists", a_core_is_given_what_the_hand_over_lists),
     ("a_core_that_fails_is_heard_in_one_line", a_core_that_fails_is_heard_in_one_line),
@@ -82,6 +83,18 @@ const TESTS: [(&str, fn()); 34] = [
     ("a_hang_is_told_from_a_kill", reports::a_hang_is_told_from_a_kill),
     ("a_pipe_gets_events_while_somebody_reads_it", reports::a_pipe_gets_events_while_somebody_reads_it),
     ("deaths_and_pauses_are_among_the_counters", reports::deaths_and_pauses_are_among_the_counters),
+    (
+        "a_back_end_that_goes_is_connected_to_when_it_comes_back",
+        back_ends::a_back_end_that_goes_is_connected_to_when_it_comes_back,
+    ),
+    (
+        "a_back_end_that_the_core_refuses_is_tried_again",
+        back_ends::a_back_end_that_the_core_refuses_is_tried_again,
+    ),
+    (
+        "patience_with_a_back_end_ends_as_the_user_said",
+        back_ends::patience_with_a_back_end_ends_as_the_user_said,
+    ),
     ("the_disk_is_free_after_any_end", devices::the_disk_is_free_after_any_end),
     ("it_is_raw_while_the_guest_runs", terminal::it_is_raw_while_the_guest_runs),
     ("it_is_restored_after_every_end", terminal::it_is_restored_after_every_end),

@@ -211,7 +211,8 @@ fn without_an_account_of_requests_the_driver_begins_anew() {
     bench.set_up();
     let before = bench.until(FrontendReq::SET_VRING_ENABLE);
     assert!(!before.iter().any(|seen| seen.is(FrontendReq::SET_INFLIGHT_FD)));
-    bench.lost();
+    let text = bench.lost();
+    assert!(text.contains("kept no account") && text.contains("reset the device"), "{text}");
     bench.await_status(NEEDS_RESET);
     bench.succeed(no_account);
     serves_again(&bench);

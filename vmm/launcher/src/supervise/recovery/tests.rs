@@ -33,7 +33,7 @@ fn processes_are_numbered_without_those_of_others() {
     let words: Vec<_> = words.iter().map(|word| word.parse().unwrap()).collect();
     let all = Recovery::of(&crate::device::devices(&words).unwrap());
     assert_eq!(all.iter().map(|one| one.process).collect::<Vec<_>>(), [None, Some(0), None, Some(1)]);
-    assert!(!all[0].is_survivable() && all[1].is_survivable());
+    assert!(all.iter().all(Recovery::is_survivable));
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn one_that_is_never_ready_is_ended() {
 #[test]
 fn what_the_user_said_is_what_a_death_means() {
     let now = Instant::now();
-    assert_eq!(disk(",on-failure=fail").on_death(KILLED, now), Decision::Fail);
+    assert_eq!(disk(",on-failure=fail").on_death(KILLED, now), Decision::Fail(String::new()));
     assert_eq!(disk(",on-failure=stop").on_death(KILLED, now), Decision::Stop(String::new()));
 }
 
@@ -170,4 +170,79 @@ fn blame_is_for_a_death_with_the_rings_and_holds_until_somebody_has_them_again()
     assert!(!blamed(&mut disk, KILLED), "it had them, and was refused or killed");
     disk.on_spawned(connection(), start);
     assert!(!blamed(&mut disk, Cause::Exit(6)));
+}
+
+/// A back end of somebody else.
+fn back_end(options: &str) -> Recovery {
+    let word = format!("blk,socket=/s{options}").parse().unwrap();
+    Recovery::of(&crate::device::devices(&[word]).unwrap()).remove(0)
+}
+
+#[test]
+fn a_back_end_of_others_is_connected_to_until_it_listens_however_long_that_takes() {
+    let start = Instant::now();
+    let mut net = back_end("");
+    net.on_lost(start);
+    assert_eq!(net.on_death(Cause::Disconnected, start), Decision::Restart);
+    let (mut now, mut waits) = (start, Vec::new());
+    for _ in 0..1000 {
+        assert_eq!(net.due(now), Some(Due::Connect(1)));
+        assert_eq!(net.on_not_connected(now), None);
+        let next = net.deadline().unwrap();
+        waits.push(next.duration_since(now).as_millis());
+        now = next;
+    }
+    assert_eq!(waits[..9], [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
+    assert_eq!(waits[999], 1000);
+    assert_eq!(net.due(now), Some(Due::Connect(1)));
+    net.on_connected(connection());
+    assert!(net.offer().is_some());
+    assert_eq!(net.on_reconnected(now), TakenUp::Serves(now.duration_since(start)));
+    assert_eq!(net.on_not_connected(now), None, "it serves");
+}
+
+#[test]
+fn a_back_end_of_others_is_waited_for_as_long_as_the_user_said() {
+    let start = Instant::now();
+    for (options, over) in [
+        (",patience=2", Decision::Stop("; it has not come back within 2 s".to_owned())),
+        (",patience=2,give-up=fail", Decision::Fail("; it has not come back within 2 s".to_owned())),
+    ] {
+        let mut net = back_end(options);
+        net.on_death(Cause::Disconnected, start);
+        let mut now = start;
+        let decision = loop {
+            assert_eq!(net.due(now), Some(Due::Connect(1)));
+            if let Some(decision) = net.on_not_connected(now) {
+                break decision;
+            }
+            now = net.deadline().unwrap();
+        };
+        assert_eq!((now, decision), (after(start, 2000), over));
+        assert_eq!(net.deadline(), None);
+    }
+    let mut net = back_end(",patience=0");
+    assert_eq!(net.on_death(Cause::Disconnected, start), Decision::Restart, "once is tried");
+    assert_eq!(net.due(start), Some(Due::Connect(1)));
+    assert!(matches!(net.on_not_connected(start), Some(Decision::Stop(_))));
+    // One that is refused over and over is away, too.
+    let mut net = back_end(",patience=1");
+    net.on_death(Cause::Disconnected, start);
+    net.on_lost(start);
+    net.due(start);
+    net.on_connected(connection());
+    assert!(net.offer().is_some());
+    assert!(net.on_lost(start));
+    assert!(matches!(net.on_death(Cause::Disconnected, after(start, 1000)), Decision::Stop(_)));
+}
+
+#[test]
+fn programs_that_die_over_and_over_may_cost_the_device_alone() {
+    let start = Instant::now();
+    let mut disk = disk(",give-up=fail");
+    for _ in 0..10 {
+        assert_eq!(disk.on_death(KILLED, start), Decision::Restart);
+        recover(&mut disk, start);
+    }
+    assert!(matches!(disk.on_death(KILLED, start), Decision::Fail(why) if why.contains("after 10 others")));
 }
