@@ -31,10 +31,12 @@ pub use error::Error;
 pub use fields::Fields;
 pub use message::Message;
 pub use messages::{
-    from_core::{Counter, Counters, DeviceLost, Exit, Failure, FailureKind, FromCore, Ready, Reconnected},
+    from_core::{
+        Counter, Counters, DeviceLost, Exit, Failure, FailureKind, FromCore, Ready, Reconnected, Refused,
+    },
     from_device::FromDevice,
     spawner::{Connect, FromSpawner, NotConnected, Respawn, SpawnFailed, Spawned, ToSpawner},
-    to_core::{Abandon, AttachDevice, CoreSetup, MemoryRegion, Reconnect, ToCore},
+    to_core::{Abandon, AttachDevice, CoreSetup, MemoryRegion, Reconnect, Replace, ToCore},
     to_device::{BlkOptions, DeviceOptions, DeviceSetup, ToDevice},
 };
 pub use phase::Phase;

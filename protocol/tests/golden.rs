@@ -6,8 +6,8 @@
 use protocol::{
     Abandon, AttachDevice, BlkOptions, Connect, CoreSetup, Counter, Counters, DeviceLost, DeviceOptions,
     DeviceSetup, Error, Exit, Failure, FailureKind, FromCore, FromDevice, FromSpawner, MemoryRegion, Message,
-    NotConnected, Ready, Reconnect, Reconnected, Respawn, SpawnFailed, Spawned, ToCore, ToDevice, ToSpawner,
-    limits,
+    NotConnected, Ready, Reconnect, Reconnected, Refused, Replace, Respawn, SpawnFailed, Spawned, ToCore,
+    ToDevice, ToSpawner, limits,
 };
 use std::fmt::Debug;
 
@@ -71,6 +71,7 @@ fn launcher_to_core() {
     golden(&ToCore::Stop, 0x0108, "00");
     golden(&ToCore::Reconnect(Reconnect { slot: 3 }), 0x0109, "0300");
     golden(&ToCore::Abandon(Abandon { slot: 31 }), 0x010a, "1f00");
+    golden(&ToCore::Replace(Replace { slot: 3 }), 0x010b, "0300");
 }
 
 #[test]
@@ -87,6 +88,7 @@ fn core_to_launcher() {
     let hung = DeviceLost { hung: true, ..DeviceLost::new(3, "gone") };
     golden(&FromCore::DeviceLost(hung), 0x0205, "0304676f6e6501010101");
     golden(&FromCore::Reconnected(Reconnected { slot: 3 }), 0x0206, "0300");
+    golden(&FromCore::Refused(Refused::new(3, "no")), 0x0207, "03026e6f00");
 }
 
 #[test]
@@ -167,6 +169,7 @@ fn values_beyond_their_limits_are_neither_sent_nor_received() {
         ToCore::Attach(AttachDevice { slot: 0, ..attach() }),
         ToCore::Reconnect(Reconnect { slot: 0 }),
         ToCore::Abandon(Abandon { slot: 32 }),
+        ToCore::Replace(Replace { slot: 32 }),
         ToCore::Attach(AttachDevice { slot: 32, ..attach() }),
         ToCore::Attach(AttachDevice { name: "a b".into(), ..attach() }),
         ToCore::Attach(AttachDevice { name: String::new(), ..attach() }),

@@ -10,6 +10,7 @@ const EXITED: u16 = 0x0203;
 const COUNTERS: u16 = 0x0204;
 const DEVICE_LOST: u16 = 0x0205;
 const RECONNECTED: u16 = 0x0206;
+const REFUSED: u16 = 0x0207;
 
 /// Optional field of [`DeviceLost`]: that it stands still.
 const LOST_HUNG: u16 = 1;
@@ -31,6 +32,18 @@ pub enum FromCore {
     DeviceLost(DeviceLost),
     /// A successor serves the device. Since minor version 1.
     Reconnected(Reconnected),
+    /// The one that was to replace a back end ([`crate::ToCore::Replace`]) will not do; nothing has changed. Since minor
+    /// version 2.
+    Refused(Refused),
+}
+
+/// A replacement that is none.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Refused {
+    /// The PCI device number of the device.
+    pub slot: u8,
+    /// Why, in one line.
+    pub text: String,
 }
 
 /// Which device goes on.
@@ -171,6 +184,19 @@ impl DeviceLost {
     }
 }
 
+impl Refused {
+    /// The refusal in one line of at most [`limits::MAX_TEXT`] bytes, whatever `text` is.
+    #[must_use]
+    pub fn new(slot: u8, text: &str) -> Self {
+        Self { slot, text: one_line(text) }
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        super::slot(self.slot)?;
+        text(&self.text)
+    }
+}
+
 /// `text` without control characters, cut at a character's boundary.
 fn one_line(text: &str) -> String {
     let mut line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -192,6 +218,7 @@ impl FromCore {
             Self::Counters(counters) => counters.check(),
             Self::DeviceLost(lost) => text(&lost.text),
             Self::Reconnected(device) => super::slot(device.slot),
+            Self::Refused(refused) => refused.check(),
         }
     }
 }
@@ -205,6 +232,7 @@ impl Message for FromCore {
             Self::Counters(_) => COUNTERS,
             Self::DeviceLost(_) => DEVICE_LOST,
             Self::Reconnected(_) => RECONNECTED,
+            Self::Refused(_) => REFUSED,
         }
     }
 
@@ -216,6 +244,7 @@ impl Message for FromCore {
             Self::Counters(_) => "Counters",
             Self::DeviceLost(_) => "DeviceLost",
             Self::Reconnected(_) => "Reconnected",
+            Self::Refused(_) => "Refused",
         }
     }
 
@@ -227,9 +256,11 @@ impl Message for FromCore {
         match self {
             Self::Ready(_) => phase == Phase::HandOver,
             Self::Failed(_) => true,
-            Self::Exited(_) | Self::Counters(_) | Self::DeviceLost(_) | Self::Reconnected(_) => {
-                phase == Phase::Serving
-            }
+            Self::Exited(_)
+            | Self::Counters(_)
+            | Self::DeviceLost(_)
+            | Self::Reconnected(_)
+            | Self::Refused(_) => phase == Phase::Serving,
         }
     }
 
@@ -243,6 +274,7 @@ impl Message for FromCore {
             Self::Counters(counters) => fields::encode(name, counters, &none),
             Self::DeviceLost(lost) => lost.encode(),
             Self::Reconnected(device) => fields::encode(name, device, &none),
+            Self::Refused(refused) => fields::encode(name, refused, &none),
         }
     }
 
@@ -253,6 +285,7 @@ impl Message for FromCore {
             EXITED => Self::Exited(fields::decode_body("Exited", body)?.0),
             COUNTERS => Self::Counters(fields::decode_body("Counters", body)?.0),
             DEVICE_LOST => Self::DeviceLost(DeviceLost::decode(body)?),
+            REFUSED => Self::Refused(fields::decode_body("Refused", body)?.0),
             RECONNECTED => Self::Reconnected(fields::decode_body("Reconnected", body)?.0),
             kind => return Err(Error::Kind { kind }),
         };

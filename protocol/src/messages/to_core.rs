@@ -14,6 +14,7 @@ const QUERY: u16 = 0x0107;
 const STOP: u16 = 0x0108;
 const RECONNECT: u16 = 0x0109;
 const ABANDON: u16 = 0x010a;
+const REPLACE: u16 = 0x010b;
 
 /// Optional field of [`AttachDevice`]: the deadline.
 const ATTACH_DEADLINE: u16 = 1;
@@ -43,6 +44,16 @@ pub enum ToCore {
     Reconnect(Reconnect),
     /// There will be no successor: fail the device. Since minor version 1.
     Abandon(Abandon),
+    /// A successor for a back end that serves: to be taken up while that lives, or refused, with an answer in either
+    /// case. Descriptor: the vhost-user socket. Since minor version 2.
+    Replace(Replace),
+}
+
+/// Which device is to have another back end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct Replace {
+    /// Its PCI device number, 1 to 31.
+    pub slot: u8,
 }
 
 /// Which device has a new back end.
@@ -162,6 +173,7 @@ impl Message for ToCore {
             Self::Stop => STOP,
             Self::Reconnect(_) => RECONNECT,
             Self::Abandon(_) => ABANDON,
+            Self::Replace(_) => REPLACE,
         }
     }
 
@@ -177,13 +189,14 @@ impl Message for ToCore {
             Self::Stop => "Stop",
             Self::Reconnect(_) => "Reconnect",
             Self::Abandon(_) => "Abandon",
+            Self::Replace(_) => "Replace",
         }
     }
 
     fn fds(&self) -> usize {
         match self {
             Self::Setup(setup) => setup.fds(),
-            Self::Attach(_) | Self::Reconnect(_) => 1,
+            Self::Attach(_) | Self::Reconnect(_) | Self::Replace(_) => 1,
             _ => 0,
         }
     }
@@ -196,7 +209,8 @@ impl Message for ToCore {
             | Self::Resume
             | Self::Query
             | Self::Reconnect(_)
-            | Self::Abandon(_) => phase == Phase::Serving,
+            | Self::Abandon(_)
+            | Self::Replace(_) => phase == Phase::Serving,
             Self::Stop => true,
         }
     }
@@ -216,6 +230,10 @@ impl Message for ToCore {
                 fields::encode(self.name(), device, &Fields::default())
             }
             Self::Abandon(device) => {
+                slot(device.slot)?;
+                fields::encode(self.name(), device, &Fields::default())
+            }
+            Self::Replace(device) => {
                 slot(device.slot)?;
                 fields::encode(self.name(), device, &Fields::default())
             }
@@ -250,6 +268,11 @@ impl Message for ToCore {
                 let (device, _) = fields::decode_body::<Abandon>("Abandon", body)?;
                 slot(device.slot)?;
                 Self::Abandon(device)
+            }
+            REPLACE => {
+                let (device, _) = fields::decode_body::<Replace>("Replace", body)?;
+                slot(device.slot)?;
+                Self::Replace(device)
             }
             kind => return Err(Error::Kind { kind }),
         })

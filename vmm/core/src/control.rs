@@ -128,6 +128,11 @@ impl<'a> Control<'a> {
                 let successor = fds.into_iter().next().map(Succession::Successor);
                 self.succeed(device.slot, successor.unwrap_or(Succession::Abandoned))?;
             }
+            ToCore::Replace(device) => {
+                let successor = fds.into_iter().next().map(Succession::Replacement);
+                let successor = successor.ok_or(Error::HandOver("a replacement without a socket"))?;
+                self.succeed(device.slot, successor)?;
+            }
             ToCore::Abandon(device) => self.succeed(device.slot, Succession::Abandoned)?,
             _ => return Ok(Next::End),
         }

@@ -85,6 +85,14 @@ pub enum Fault {
         /// The first byte that differs.
         at: usize,
     },
+    /// Where it says that a split ring stands is no index of one.
+    #[error("the back end says that queue {queue} stands at {base:#x}, and indices have 16 bits")]
+    Base {
+        /// The queue.
+        queue: u16,
+        /// What it says.
+        base: u32,
+    },
     /// A ring stands still.
     #[error("the back end has held a request for {} s and given none back", super::watchdog::LIMIT.as_secs())]
     Hung,

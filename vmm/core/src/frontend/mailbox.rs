@@ -27,11 +27,13 @@ pub struct Work {
     pub closed: bool,
 }
 
-/// What the launcher decided about a device that lost its back end.
+/// What the launcher decided about the back end of a device.
 #[derive(Debug)]
 pub enum Succession {
     /// Another one, at the other end of this socket. The one before is dead.
     Successor(OwnedFd),
+    /// Another one, at the other end of this socket, for one that serves.
+    Replacement(OwnedFd),
     /// None: the device has failed.
     Abandoned,
 }

@@ -78,11 +78,13 @@ impl Agreement {
 
 /// Where the rings start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum From {
+pub enum From<'a> {
     /// The driver has just set them up.
     Reset,
     /// A back end that is gone has served them.
     Predecessor,
+    /// One that has drained them said where each stands, in the order of the rings.
+    Drained(&'a [u16]),
 }
 
 /// What all back ends of one device are given.
@@ -197,30 +199,42 @@ pub fn write_config(
     connection.tell(FrontendReq::SET_CONFIG, &[header.as_slice(), data].concat(), &[], deadline)
 }
 
-/// Starts the device as the guest has set it up.
+/// Tells a back end what it can be told before it has the rings: it maps guest memory.
+pub fn prepare(
+    connection: &Connection,
+    activation: &Activation,
+    shares: &Shares,
+    limit: Duration,
+) -> Result<(), Fault> {
+    let deadline = Deadline::after(limit);
+    let features = activation.features | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
+    connection.tell(FrontendReq::SET_FEATURES, &features.to_ne_bytes(), &[], deadline)?;
+    let memory = &shares.memory;
+    connection.tell(FrontendReq::SET_MEM_TABLE, &memory.body(), &memory.descriptors(), deadline)
+}
+
+/// Starts the device as the guest has set it up, on a back end that is prepared.
 pub fn start(
     connection: &Connection,
     activation: &Activation,
     shares: &Shares,
-    from: From,
+    from: From<'_>,
     limit: Duration,
 ) -> Result<(), Fault> {
     let deadline = Deadline::after(limit);
     let Shares { memory, events, inflight } = shares;
-    let features = activation.features | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
-    connection.tell(FrontendReq::SET_FEATURES, &features.to_ne_bytes(), &[], deadline)?;
-    connection.tell(FrontendReq::SET_MEM_TABLE, &memory.body(), &memory.descriptors(), deadline)?;
     if let Some(region) = inflight {
         let (body, fd) = (region.body(), region.descriptor());
         connection.tell(FrontendReq::SET_INFLIGHT_FD, &body, &[fd], deadline)?;
     }
-    for ring in &activation.rings {
+    for (place, ring) in activation.rings.iter().enumerate() {
         // GET_VRING_BASE of one that is dead is not to be had. What it gave back the used ring says; what it took and
         // did not give back its successor finds in the in-flight region, and goes on behind that (vhost-user,
         // "Inflight I/O tracking").
         let base = match from {
             From::Reset => 0,
             From::Predecessor => memory.used_index(ring).unwrap_or(0),
+            From::Drained(bases) => bases.get(place).copied().unwrap_or(0),
         };
         start_ring(connection, ring, base, events, deadline)?;
     }
@@ -271,22 +285,24 @@ fn start_ring(
     state(FrontendReq::SET_VRING_ENABLE, 1)
 }
 
-/// Stops the rings. When this returns without a fault the back end has drained them: it writes to guest memory no more.
-pub fn stop(connection: &Connection, rings: &[Ring], limit: Duration) -> Result<(), Fault> {
+/// Stops the rings. When this returns without a fault the back end has drained them: it writes to guest memory no more. The
+/// answer is where each ring stands, as the back end says.
+pub fn stop(connection: &Connection, rings: &[Ring], limit: Duration) -> Result<Vec<u32>, Fault> {
     let deadline = Deadline::after(limit);
     let request = FrontendReq::GET_VRING_BASE;
+    let mut bases = Vec::new();
     for ring in rings {
         let index = u32::from(ring.index);
         let mut answer = VhostUserVringState::default();
         let body = VhostUserVringState::new(index, 0);
         connection.ask(request, body.as_slice(), answer.as_mut_slice(), deadline)?;
-        // Its base is of no use: after a reset the guest starts at 0.
         let (found, base) = (answer.index, answer.num);
         if found != index {
             return Err(Fault::Echo { request, expected: (index, base), found: (found, base) });
         }
+        bases.push(base);
     }
-    Ok(())
+    Ok(bases)
 }
 
 fn ask_u64(connection: &Connection, request: FrontendReq, deadline: Deadline) -> Result<u64, Fault> {

@@ -5,4 +5,5 @@
 mod attached;
 mod hostile;
 mod peer;
+mod replacement;
 mod succession;

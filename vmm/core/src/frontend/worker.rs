@@ -6,6 +6,13 @@
 //! told, and goes on from where the rings are. Without that account, and when the launcher says that nobody will come,
 //! the device has failed (DEVICE_NEEDS_RESET).
 //!
+//! A back end that serves can be **replaced**: the other one is agreed with and given guest memory while it serves, then its
+//! rings are drained, and the other goes on where it says that they stand. What is drained writes no more, which is what
+//! tells it from one that is lost and why it need not be dead: it has given back all that it had taken, so no request of
+//! its can come late into memory that the guest has put to another use, and none is done twice. (A back end that lies
+//! about that has guest memory in its hands, as it had before, until the launcher ends it.) The launcher gets one answer,
+//! refused or taken up, before any other word about the new one.
+//!
 //! A lost back end may still write to guest memory, so a reset of the guest is then not confirmed before its end of the
 //! connection is gone or a successor comes: the launcher sends none before it has reaped the predecessor. Of a back end
 //! that somebody else runs it cannot know that; there the old connection is closed before the first word on the new one,
@@ -19,7 +26,7 @@ use super::watchdog::{Look, TICK, Watchdog};
 use crate::virtio_pci::{Activation, DeviceType, Ring, Shared};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use protocol::{FromCore, Reconnected};
+use protocol::{FromCore, Reconnected, Refused};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -137,6 +144,7 @@ impl Worker {
         }
         match succession {
             Some(Succession::Successor(socket)) if !self.abandoned => self.reconnect(socket, tell)?,
+            Some(Succession::Replacement(socket)) => self.replace(socket, tell)?,
             Some(Succession::Successor(_)) | None => {}
             Some(Succession::Abandoned) => {
                 self.abandoned = true;
@@ -188,10 +196,11 @@ impl Worker {
         }
         match from {
             From::Reset => self.watchdog.forget(),
-            From::Predecessor => self.watchdog.restart(Instant::now()),
+            From::Predecessor | From::Drained(_) => self.watchdog.restart(Instant::now()),
         }
         // Before the first message: what fails half-way must be stopped, or taken up, as a whole.
         self.started = true;
+        session::prepare(connection, activation, &self.shares, self.limit)?;
         session::start(connection, activation, &self.shares, from, self.limit)
     }
 
@@ -203,28 +212,92 @@ impl Worker {
             self.confirm();
         }
         let mut connection = Connection::new(socket);
-        let wanted = Wanted { kind: self.kind, queues: self.agreement.queues, limit: self.limit };
-        let outcome = session::handshake(&mut connection, &wanted);
+        let outcome = self.agree(&mut connection);
         // From here on its faults are those of this connection.
         self.link = Link::Up(connection);
-        let agreement = outcome?;
-        let accepted = self.activation.as_ref().map_or(0, |activation| activation.features);
-        agreement.succeeds(&self.agreement, accepted)?;
-        if self.shares.inflight.is_some() && !agreement.tracks_requests() {
-            return Err(Fault::Lacks("VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD, as its predecessor did"));
-        }
-        self.shared.narrow_features(agreement.features);
-        self.shared.set_config(agreement.config.clone());
-        self.agreement = Agreement { features: self.agreement.features & agreement.features, ..agreement };
+        self.adopt(outcome?);
         self.start()?;
         tell(FromCore::Reconnected(Reconnected { slot: self.slot }));
         Ok(())
     }
 
+    /// A handshake, and whether what comes of it can take the place of what there was.
+    fn agree(&self, connection: &mut Connection) -> Result<Agreement, Fault> {
+        let wanted = Wanted { kind: self.kind, queues: self.agreement.queues, limit: self.limit };
+        let agreement = session::handshake(connection, &wanted)?;
+        let accepted = self.activation.as_ref().map_or(0, |activation| activation.features);
+        agreement.succeeds(&self.agreement, accepted)?;
+        if self.shares.inflight.is_some() && !agreement.tracks_requests() {
+            return Err(Fault::Lacks("VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD, as its predecessor did"));
+        }
+        Ok(agreement)
+    }
+
+    fn adopt(&mut self, agreement: Agreement) {
+        self.shared.narrow_features(agreement.features);
+        self.shared.set_config(agreement.config.clone());
+        self.agreement = Agreement { features: self.agreement.features & agreement.features, ..agreement };
+    }
+
+    /// Goes on with another back end than the one that serves, or with that as before. A fault is that of the one that is
+    /// in use when it is returned.
+    fn replace(&mut self, socket: OwnedFd, tell: &dyn Fn(FromCore)) -> Result<(), Fault> {
+        let refuse = |text: &str| tell(FromCore::Refused(Refused::new(self.slot, text)));
+        let Link::Up(current) = &self.link else {
+            refuse("the device has no back end that could be replaced");
+            return Ok(());
+        };
+        let activation = self.activation.clone().filter(|_| self.started);
+        let mut successor = Connection::new(socket);
+        // Until here the old one serves, and a refusal leaves it alone.
+        let prepared = self.agree(&mut successor).and_then(|agreement| {
+            let activation = activation.iter();
+            let mut prepared =
+                activation.map(|it| session::prepare(&successor, it, &self.shares, self.limit));
+            prepared.next().unwrap_or(Ok(())).map(|()| agreement)
+        });
+        let agreement = match prepared {
+            Ok(agreement) => agreement,
+            Err(fault) => {
+                refuse(&fault.to_string());
+                return Ok(());
+            }
+        };
+        let bases = match activation.as_ref().map(|it| self.drain(current, it)).unwrap_or_else(|| Ok(vec![]))
+        {
+            Ok(bases) => bases,
+            Err(fault) => {
+                refuse("the one that serves failed when its rings were to be drained");
+                return Err(fault);
+            }
+        };
+        self.adopt(agreement);
+        self.watchdog.restart(Instant::now());
+        let started = activation.map_or(Ok(()), |activation| {
+            session::start(&successor, &activation, &self.shares, From::Drained(&bases), self.limit)
+        });
+        self.link = Link::Up(successor);
+        tell(FromCore::Reconnected(Reconnected { slot: self.slot }));
+        started
+    }
+
+    /// Has all rings drained, and says where they stand.
+    fn drain(&self, connection: &Connection, activation: &Activation) -> Result<Vec<u16>, Fault> {
+        let bases = session::stop(connection, &activation.rings, self.limit)?;
+        let with_rings = activation.rings.iter().zip(bases);
+        let index = |(ring, base): (&Ring, u32)| {
+            u16::try_from(base).map_err(|_| Fault::Base { queue: ring.index, base })
+        };
+        with_rings.map(index).collect()
+    }
+
     fn reset(&mut self) -> Result<(), Fault> {
         self.reset_waits = true;
         let stopped = match &self.link {
-            Link::Up(connection) if self.started => session::stop(connection, self.rings(), self.limit),
+            Link::Up(connection) if self.started => {
+                // Where they stand is of no use: after a reset the guest starts at 0.
+                session::stop(connection, self.rings(), self.limit).map(drop)
+            }
             Link::Up(_) | Link::Gone => Ok(()),
             Link::Lost(_) => return Ok(()),
         };

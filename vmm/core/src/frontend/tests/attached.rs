@@ -89,6 +89,16 @@ impl Bench {
         assert!(self.host.succeed(1, Succession::Successor(socket)));
     }
 
+    /// Another back end takes the place of one that serves.
+    pub fn replace(
+        &mut self,
+        special: impl FnMut(&mut UnixStream, &Request) -> Option<ControlFlow<()>> + Send + 'static,
+    ) {
+        let (socket, back) = watched(self.tell.clone(), special);
+        self.threads.push(back);
+        assert!(self.host.succeed(1, Succession::Replacement(socket)));
+    }
+
     /// Waits for the loss of the back end, and gives why.
     pub fn lost(&self) -> String {
         match self.told.recv().unwrap() {

@@ -17,12 +17,15 @@ const NEEDS_RESET: u8 = 0x4F;
 const INFLIGHT_SHMFD: u64 = 1 << 12;
 
 /// Dies when it gets `last`.
-fn dies_at(last: FrontendReq) -> impl FnMut(&mut UnixStream, &Request) -> Special + Send + 'static {
+pub fn dies_at(last: FrontendReq) -> impl FnMut(&mut UnixStream, &Request) -> Special + Send + 'static {
     move |_, request| request.is(last).then_some(ControlFlow::Break(()))
 }
 
 /// Answers `asked` with a value.
-fn says(asked: FrontendReq, value: u64) -> impl FnMut(&mut UnixStream, &Request) -> Special + Send + 'static {
+pub fn says(
+    asked: FrontendReq,
+    value: u64,
+) -> impl FnMut(&mut UnixStream, &Request) -> Special + Send + 'static {
     move |stream, request| {
         request.is(asked).then(|| {
             let _gone = stream.write_all(&message(request.id, REPLY, &value.to_ne_bytes()));
@@ -31,7 +34,7 @@ fn says(asked: FrontendReq, value: u64) -> impl FnMut(&mut UnixStream, &Request)
     }
 }
 
-fn serves_again(bench: &Bench) {
+pub fn serves_again(bench: &Bench) {
     assert_eq!(bench.told.recv().unwrap(), FromCore::Reconnected(Reconnected { slot: 1 }));
 }
 
