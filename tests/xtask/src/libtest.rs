@@ -70,6 +70,13 @@ impl Counts {
         counts
     }
 
+    /// Takes out the failure of a test that is to run again.
+    pub fn forget_failure(&mut self, of: &str) {
+        let before = self.failures.len();
+        self.failures.retain(|failure| failure != of);
+        self.failed = self.failed.saturating_sub(before.saturating_sub(self.failures.len()));
+    }
+
     /// Counts the [`verdicts`] of test program `name`.
     pub fn of_verdicts(name: &str, verdicts: &[(String, bool)]) -> Self {
         let failures: Vec<String> =
@@ -90,6 +97,12 @@ pub fn verdicts(output: &str) -> Vec<(String, bool)> {
         }
     };
     output.lines().filter_map(verdict).collect()
+}
+
+/// What the test called `name` wrote, as the harness shows it after all have ended.
+pub fn shown<'a>(output: &'a str, name: &str) -> &'a str {
+    let rest = output.split_once(&format!("---- {name} stdout ----\n")).map_or("", |(_, rest)| rest);
+    rest.split_once("\n---- ").map_or(rest, |(own, _)| own)
 }
 
 /// Whether `text` is exactly `N passed, N failed`.
@@ -114,7 +127,7 @@ fn number_before(text: &str, word: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::{Counts, verdicts};
+    use super::{Counts, shown, verdicts};
 
     const MIXED: &str = "\nrunning 3 tests\n\
         test boots ... ok\ntest writes ... FAILED\ntest sleeps ... ignored, too slow\n\n\
@@ -135,6 +148,24 @@ mod tests {
         let counts = Counts::of_verdicts("boot", &ended);
         assert_eq!((counts.passed, counts.failed), (1, 1));
         assert_eq!(counts.failures, ["boot: writes"]);
+    }
+
+    #[test]
+    fn each_test_is_known_by_what_it_wrote() {
+        let output =
+            "failures:\n\n---- a::boots stdout ----\nit fell\n\n---- a::writes stdout ----\nit wrote\n";
+        assert_eq!(shown(output, "a::boots"), "it fell\n");
+        assert_eq!(shown(output, "a::writes"), "it wrote\n");
+        assert_eq!(shown(output, "a::other"), "");
+    }
+
+    #[test]
+    fn a_failure_that_is_forgotten_is_not_counted() {
+        let mut counts = Counts::of_output("boot", MIXED, false);
+        counts.forget_failure("boot: boots");
+        assert_eq!(counts.failed, 1);
+        counts.forget_failure("boot: writes");
+        assert_eq!((counts.passed, counts.failed, counts.failures.len()), (1, 0, 0));
     }
 
     #[test]
