@@ -9,9 +9,14 @@ mod capture;
 mod disk;
 mod environment;
 mod error;
+pub mod front_end;
 mod machine;
+pub mod minor_1;
+pub mod packet;
 pub mod pattern;
 mod processes;
+pub mod spawned;
+pub mod stand_ins;
 pub mod warnings;
 
 pub use capture::Capture;

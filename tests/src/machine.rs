@@ -132,6 +132,11 @@ impl Running {
         found.ok_or_else(|| self.silent(format!("the guest's line @@{word}")))
     }
 
+    /// Waits until `find` finds something in what the guest says.
+    pub fn wait_for_console<T>(&self, what: &str, find: impl Fn(&str) -> Option<T>) -> Result<T> {
+        self.console.wait_for(patience(), find).ok_or_else(|| self.silent(what.to_owned()))
+    }
+
     /// What the guest has said so far.
     pub fn console(&self) -> String {
         self.console.text()

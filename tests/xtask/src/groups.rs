@@ -36,7 +36,7 @@ pub struct Group {
 pub const GROUPS: [Group; 7] = [
     Group { name: "unit", needs: Needs::Nothing, packages: &[] },
     Group { name: "architecture", needs: Needs::Nothing, packages: &[] },
-    Group { name: "protocol", needs: Needs::Nothing, packages: &["protocol"] },
+    Group { name: "protocol", needs: Needs::Programs, packages: &["protocol"] },
     Group { name: "launcher", needs: Needs::Programs, packages: &["vmm"] },
     Group { name: "confinement", needs: Needs::Programs, packages: &["sandbox-policies"] },
     Group { name: "boot", needs: Needs::Guests, packages: &[] },

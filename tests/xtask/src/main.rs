@@ -8,6 +8,7 @@ mod host;
 mod libtest;
 mod nested;
 mod progress;
+mod stand_ins;
 mod suite;
 mod workspace;
 
@@ -42,6 +43,8 @@ enum Chore {
     },
     /// Fetches and builds the guests' kernel and initramfs.
     Artifacts,
+    /// Records what a launcher and a device of this version say, for the tests of later ones.
+    RecordPeers,
     /// Boots the distribution's kernel and shows how each process is confined.
     Demo,
 }
@@ -70,6 +73,7 @@ fn run(chore: &Chore) -> Outcome<bool> {
             println!("{}", artifacts.folder.display());
             Ok(true)
         }
+        Chore::RecordPeers => stand_ins::record_peers(&workspace),
         Chore::Demo => demo::run(&workspace),
     }
 }

@@ -1,0 +1,35 @@
+//! A device program of minor version 1 under today's launcher.
+
+use std::path::Path;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use system_tests::stand_ins::StandIns;
+use system_tests::{Result, Running, children, within};
+
+const STAND_IN: &str = env!("CARGO_BIN_EXE_stand-in");
+
+fn start() -> Result<(StandIns, Running)> {
+    let stand_ins = StandIns::of(Path::new(STAND_IN), &["vmm-core", "device-blk"])?;
+    let running = stand_ins.start("idle", 1 << 20, ",serial=old,queues=2")?;
+    running.wait_for_log("the machine", |log| log.contains("vmm: confined: ").then_some(()))?;
+    Ok((stand_ins, running))
+}
+
+#[test]
+fn a_device_of_minor_version_1_serves_under_todays_launcher_and_is_replaced() -> Result<()> {
+    let (_stand_ins, running) = start()?;
+    let pid = within("the device", || {
+        children(running.pid()).into_iter().find(|it| it.name == "device-blk").map(|it| it.pid)
+    })?;
+    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it lives");
+    running.wait_for_log("the successor", |log| log.contains("blk0 serves again").then_some(()))?;
+    running.signal(Signal::SIGUSR1)?;
+    running.signal(Signal::SIGTERM)?;
+    let ended = running.wait()?;
+    assert_eq!(ended.code(), Some(0), "{}", ended.everything());
+    // One that is told what it does not understand says so and ends, and that is another death.
+    assert_eq!(ended.log.matches("device blk0 died: ").count(), 1, "{}", ended.log);
+    assert!(!ended.log.contains("stand-in for"), "{}", ended.log);
+    Ok(())
+}
