@@ -1,6 +1,7 @@
-//! `cargo xtask`: the project's own chores: real guests to test with, all tests, a demonstration.
+//! `cargo xtask`: the project's own chores: real guests to test with, all tests, benches, a demonstration.
 
 mod artifacts;
+mod bench;
 mod demo;
 mod failure;
 mod groups;
@@ -43,6 +44,14 @@ enum Chore {
     },
     /// Fetches and builds the guests' kernel and initramfs.
     Artifacts,
+    /// Measures, natively and in the release profile.
+    Bench {
+        /// What: `recovery`, how long a disk is away when its program dies.
+        what: bench::What,
+        /// How often it is killed.
+        #[arg(long, default_value_t = 100)]
+        deaths: u16,
+    },
     /// Records what a launcher and a device of this version say, for the tests of later ones.
     RecordPeers,
     /// Boots the distribution's kernel and shows how each process is confined.
@@ -73,6 +82,7 @@ fn run(chore: &Chore) -> Outcome<bool> {
             println!("{}", artifacts.folder.display());
             Ok(true)
         }
+        Chore::Bench { what: bench::What::Recovery, deaths } => bench::recovery(&workspace, *deaths),
         Chore::RecordPeers => stand_ins::record_peers(&workspace),
         Chore::Demo => demo::run(&workspace),
     }

@@ -1,5 +1,5 @@
-//! `cargo xtask record-peers`: what runs on this host with the real programs and stand-ins for some
-//! of them, without a guest.
+//! `cargo xtask record-peers`, and what benches have in common with it: the real programs with stand-ins for some of them,
+//! on this host and without a guest.
 
 use std::process::{Command, Stdio};
 
@@ -15,7 +15,7 @@ pub fn record_peers(workspace: &Workspace) -> Outcome<bool> {
 }
 
 /// Builds the product's programs, the stand-in and `program`, and runs that with the arguments that `add` adds.
-fn run(
+pub fn run(
     workspace: &Workspace,
     profile: Profile,
     program: &str,

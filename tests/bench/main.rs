@@ -1,0 +1,131 @@
+//! How long a disk is away when its program dies, natively and without a guest: the real launcher, the real `device-blk` in
+//! full confinement, and a stand-in for the core that keeps requests in flight.
+//!
+//! The time is from the kill to the first request that comes back afterwards. In the same run, in turn with the deaths, the
+//! same program is spawned in the same confinement and timed until it is ready: what a recovery can hardly be quicker than.
+
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use protocol::{BlkOptions, DeviceOptions, DeviceSetup, FromDevice, Phase, ToDevice};
+use system_tests::spawned::Spawned;
+use system_tests::stand_ins::{StandIns, monotonic};
+use system_tests::{Error, Result, Running, children, program, within};
+
+/// Requests in flight.
+const DEPTH: u16 = 8;
+/// A program must have served for more than a second, or its death counts with the one before.
+const SETTLED: Duration = Duration::from_millis(1100);
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let outcome = match arguments.as_slice() {
+        [what, stand_in, deaths] if what == "recovery" => deaths
+            .parse()
+            .map_err(|_| Error::Unexpected(format!("{deaths}: how many deaths?")))
+            .and_then(|deaths| recovery(Path::new(stand_in), deaths)),
+        _ => Err(Error::Unexpected("bench recovery STAND-IN DEATHS".to_owned())),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn recovery(stand_in: &Path, deaths: usize) -> Result<()> {
+    let stand_ins = StandIns::of(stand_in, &["vmm-core"])?;
+    let running = stand_ins.start(&format!("drive {DEPTH}"), 1 << 20, "")?;
+    times(&running, 1)?;
+    let (mut away, mut spawned) = (Vec::new(), Vec::new());
+    for nth in 1..=deaths {
+        let settled = Instant::now();
+        spawned.push(spawn_to_ready(&stand_ins)?);
+        std::thread::sleep(SETTLED.saturating_sub(settled.elapsed()));
+        let victim = device(&running)?;
+        let died = monotonic()?;
+        kill(Pid::from_raw(victim), Signal::SIGKILL)
+            .map_err(|errno| Error::Unexpected(format!("cannot kill device-blk: {errno}")))?;
+        let back = times(&running, nth.saturating_add(1))?;
+        away.push(back.saturating_sub(died));
+    }
+    running.signal(Signal::SIGTERM)?;
+    let ended = running.wait()?;
+    if ended.code() != Some(0) || ended.log.matches(" died: killed by SIGKILL").count() != deaths {
+        return Err(Error::Unexpected(ended.everything()));
+    }
+    println!("device-blk killed {deaths} times with {DEPTH} reads in flight; milliseconds");
+    println!("                               min   median      p90      p99      max");
+    let recovery = row("kill to next completed request", &mut away);
+    let reference = row("spawn to ready, for reference ", &mut spawned);
+    println!("ratio of the medians: {:.2}", recovery / reference);
+    Ok(())
+}
+
+/// Waits for the console's line of this number, from 1: when the first request came back.
+fn times(running: &Running, number: usize) -> Result<u64> {
+    let line = running.wait_for_console("a request that comes back", |console| {
+        let mut lines = console.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        lines.nth(number.saturating_sub(1)).map(|line| line.trim().to_owned())
+    })?;
+    line.parse().map_err(|_| Error::Unexpected(format!("{line}: no time")))
+}
+
+fn device(running: &Running) -> Result<i32> {
+    within("a process device-blk", || {
+        children(running.pid()).into_iter().find(|process| process.name == "device-blk").map(|it| it.pid)
+    })
+}
+
+/// Nanoseconds from before the spawn until the program says that it is ready.
+fn spawn_to_ready(stand_ins: &StandIns) -> Result<u64> {
+    let disk = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(stand_ins.file("disk.raw"))
+        .map_err(|source| Error::System { what: "cannot open the disk".to_owned(), source })?;
+    let (_ours, theirs) = UnixStream::pair()
+        .map_err(|source| Error::System { what: "cannot make a socket".to_owned(), source })?;
+    let wrong = |error: protocol::Error| Error::Unexpected(error.to_string());
+    let options = BlkOptions {
+        readonly: false,
+        direct: false,
+        serial: String::new(),
+        queues: 1,
+        queue_size: 256,
+        discard: true,
+    };
+    let setup = DeviceSetup { name: "blk0".to_owned(), options: DeviceOptions::Blk(options) };
+    let program = program("device-blk")?;
+    let started = monotonic()?;
+    let device = Spawned::start(&program, "device-blk")?;
+    device.control.send(&ToDevice::Setup(setup), &[theirs.as_fd(), disk.as_fd()]).map_err(wrong)?;
+    let answer = device.control.receive::<FromDevice>(Phase::HandOver).map_err(wrong)?;
+    let ready = monotonic()?;
+    match answer {
+        Some((FromDevice::Ready(_), _)) => Ok(ready.saturating_sub(started)),
+        other => Err(Error::Unexpected(format!("device-blk answered {other:?}"))),
+    }
+}
+
+/// Prints a distribution of nanoseconds in milliseconds; returns its median.
+fn row(name: &str, values: &mut [u64]) -> f64 {
+    values.sort_unstable();
+    let count = values.len();
+    // Nearest rank: so many in a hundred are no longer than this one.
+    let at = |percent: usize| {
+        let place = count.saturating_mul(percent).div_ceil(100).saturating_sub(1);
+        let nanoseconds = values.get(place).copied().unwrap_or_default();
+        Duration::from_nanos(nanoseconds).as_secs_f64() * 1000.0
+    };
+    let [least, median, p90, p99, most] = [0, 50, 90, 99, 100].map(at);
+    println!("{name} {least:8.2} {median:8.2} {p90:8.2} {p99:8.2} {most:8.2}");
+    median
+}
