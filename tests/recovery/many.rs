@@ -52,7 +52,7 @@ fn check_log(ended: &Ended, name: &str, deaths: &[Cause]) -> usize {
     let lines = ended.log.lines().filter(|line| line.starts_with(&mark));
     let (late, told): (Vec<&str>, Vec<&str>) = lines.partition(|line| line.contains(" in time); "));
     assert!(late.is_empty() || !deaths.is_empty(), "{name}: {}", ended.log);
-    assert_eq!(told.len(), deaths.len(), "{name}: {}", ended.log);
+    assert_eq!(told.len(), deaths.len(), "{name}: {}", ended.everything());
     for (line, cause) in told.iter().zip(deaths) {
         assert!(line.contains(cause.told()), "{name} died of {cause:?}: {line}");
     }

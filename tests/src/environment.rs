@@ -18,8 +18,12 @@ pub fn artifact(name: &str) -> Result<PathBuf> {
 /// When to give up on something that ought to have happened long ago: a limit on hangs. An emulated
 /// machine on a busy host is slow.
 pub(crate) fn patience() -> Duration {
-    let nested = std::env::var_os("VMM_RIG").is_some_and(|rig| rig == "nested");
-    Duration::from_secs(if nested { 420 } else { 180 })
+    Duration::from_secs(if is_nested() { 420 } else { 180 })
+}
+
+/// Whether guests run inside an emulated machine.
+pub(crate) fn is_nested() -> bool {
+    std::env::var_os("VMM_RIG").is_some_and(|rig| rig == "nested")
 }
 
 /// Looks again and again until `look` finds something, which `what` names if it never does.

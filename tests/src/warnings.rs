@@ -1,5 +1,6 @@
 //! What a guest's kernel may complain of: nothing, but for what the machine cannot help.
 
+use crate::environment::is_nested;
 use crate::{Ended, Result};
 
 /// Lines that come from the host's processor and not from the machine, by a part of each, with why.
@@ -10,13 +11,19 @@ const NOT_OURS: [(&str, &str); 2] = [
     ("/admin-guide/hw-vuln/", "the host's processor"),
 ];
 
+/// The same of an emulated processor, which the emulator takes away from the guest for as long as it likes.
+const NOT_OURS_IN_THE_NESTED_RIG: [(&str, &str); 1] = [
+    // Three timers in a row were due by the time the one before was served. On a processor that is none it says nothing
+    // of ours; on a real one it would be a vCPU that something holds up.
+    ("hrtimer: interrupt took ", "the emulator's pace"),
+];
+
 /// Asserts that the kernel's log has no warning, or worse, that the machine gave cause for.
 pub fn none_of_ours(ended: &Ended) -> Result<()> {
-    let ours: Vec<&str> = ended
-        .warnings()?
-        .into_iter()
-        .filter(|line| NOT_OURS.iter().all(|(part, _)| !line.contains(part)))
-        .collect();
+    let emulated = NOT_OURS_IN_THE_NESTED_RIG.iter().filter(|_| is_nested());
+    let known: Vec<&str> = NOT_OURS.iter().chain(emulated).map(|(part, _)| *part).collect();
+    let is_ours = |line: &&str| known.iter().all(|part| !line.contains(part));
+    let ours: Vec<&str> = ended.warnings()?.into_iter().filter(is_ours).collect();
     assert!(ours.is_empty(), "the guest's kernel complains:\n{}", ours.join("\n"));
     Ok(())
 }
