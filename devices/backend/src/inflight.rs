@@ -24,6 +24,9 @@
 //! - `recover` clears that one before it stores the used index, so that a death in its middle leaves the exception
 //!   as it was found, and it renumbers nothing.
 //!
+//! `model` runs this very code with a death before each of its stores, and before each of its successor's, while a
+//! driver makes requests available and takes them back at any moment in between.
+//!
 //! # Whose fault it was
 //!
 //! A request may be what ends the process. The first four bytes of a descriptor state, of which the specification uses
@@ -38,6 +41,8 @@
 //! when the head was last in flight under us: zero, for `given_back` clears the whole word.
 
 mod area;
+#[cfg(test)]
+mod model;
 
 use crate::{Error, fault_point};
 
@@ -64,7 +69,7 @@ mod state {
 }
 
 /// A word of the area: 2, 4 or 8 bytes at a multiple of its size.
-pub(crate) trait Word: vm_memory::AtomicAccess {}
+pub(crate) trait Word: vm_memory::AtomicAccess + Into<u64> + TryFrom<u64> {}
 impl Word for u16 {}
 impl Word for u32 {}
 impl Word for u64 {}
