@@ -5,8 +5,8 @@
 
 use crate::{Error, Message, Phase, descriptors, frame, limits};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, getsockopt,
-    recvmsg, sendmsg, socketpair, sockopt,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, accept4,
+    getsockopt, recvmsg, sendmsg, socketpair, sockopt,
 };
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -40,6 +40,18 @@ impl Channel {
             Ok(other) => Err(Error::NoChannel { what: format!("a {other:?} socket") }),
             Err(errno) => Err(Error::NoChannel { what: errno.to_string() }),
         }
+    }
+
+    /// The next connection of a listening `SOCK_SEQPACKET` socket, non-blocking.
+    ///
+    /// # Errors
+    /// Nobody is there ([`Error::WouldBlock`], if the listener is non-blocking), or `accept4` failed.
+    pub fn accept(listener: BorrowedFd<'_>) -> Result<Self, Error> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let accepted =
+            accept4(listener.as_raw_fd(), flags).map_err(|errno| Error::system("accept4", errno))?;
+        let adopted = descriptors::adopt(&[accepted]).into_iter().next();
+        adopted.map(Self).ok_or(Error::WouldBlock)
     }
 
     /// Makes `receive` and `send` answer [`Error::WouldBlock`] instead of waiting.

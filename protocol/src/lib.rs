@@ -31,6 +31,7 @@ pub use error::Error;
 pub use fields::Fields;
 pub use message::Message;
 pub use messages::{
+    control::{DeviceStatus, FromLauncher, ReplaceDevice, Replaced, ToLauncher},
     from_core::{
         Counter, Counters, DeviceLost, Exit, Failure, FailureKind, FromCore, Ready, Reconnected, Refused,
     },

@@ -5,9 +5,9 @@
 
 use protocol::{
     Abandon, AttachDevice, BlkOptions, Connect, CoreSetup, Counter, Counters, DeviceLost, DeviceOptions,
-    DeviceSetup, Error, Exit, Failure, FailureKind, FromCore, FromDevice, FromSpawner, MemoryRegion, Message,
-    NotConnected, Ready, Reconnect, Reconnected, Refused, Replace, Respawn, SpawnFailed, Spawned, ToCore,
-    ToDevice, ToSpawner, limits,
+    DeviceSetup, DeviceStatus, Error, Exit, Failure, FailureKind, FromCore, FromDevice, FromLauncher,
+    FromSpawner, MemoryRegion, Message, NotConnected, Ready, Reconnect, Reconnected, Refused, Replace,
+    ReplaceDevice, Replaced, Respawn, SpawnFailed, Spawned, ToCore, ToDevice, ToLauncher, ToSpawner, limits,
 };
 use std::fmt::Debug;
 
@@ -106,9 +106,32 @@ fn launcher_to_device_and_back() {
 }
 
 #[test]
+fn control_client_to_launcher_and_back() {
+    golden(&ToLauncher::Devices, 0x0701, "00");
+    let replace = |program| ToLauncher::Replace(ReplaceDevice { device: "blk0".into(), program });
+    golden(&replace(false), 0x0702, "04626c6b300000");
+    golden(&replace(true), 0x0702, "04626c6b300100");
+    assert_eq!((replace(false).fds(), replace(true).fds()), (0, 1));
+    let status = DeviceStatus {
+        name: "blk0".into(),
+        state: "serving".into(),
+        pid: 300,
+        deaths: 2,
+        restarts: 1,
+        longest_pause_ms: 9,
+    };
+    golden(&FromLauncher::Devices(vec![status]), 0x0801, "0104626c6b300773657276696e67fb580202010900");
+    golden(&FromLauncher::Replaced(Replaced { pid: 300, within_ms: 5 }), 0x0802, "fb58020500");
+    golden(&FromLauncher::Failed(Failure::new(FailureKind::Device, "no")), 0x0803, "07026e6f00");
+}
+
+#[test]
 fn launcher_to_spawner_and_back() {
-    golden(&ToSpawner::Respawn(Respawn { device: 2, blamed: false }), 0x0501, "0200");
-    golden(&ToSpawner::Respawn(Respawn { device: 2, blamed: true }), 0x0501, "0201010101");
+    let respawn = |blamed, program| ToSpawner::Respawn(Respawn { device: 2, blamed, program });
+    golden(&respawn(false, false), 0x0501, "0200");
+    golden(&respawn(true, false), 0x0501, "0201010101");
+    golden(&respawn(false, true), 0x0501, "0201020101");
+    assert_eq!((respawn(true, false).fds(), respawn(false, true).fds()), (0, 1));
     golden(&FromSpawner::Spawned(Spawned { device: 2, pid: 300 }), 0x0601, "02fb580200");
     golden(&ToSpawner::Connect(Connect { slot: 3 }), 0x0502, "0300");
     golden(&FromSpawner::Connected(Connect { slot: 3 }), 0x0603, "0300");

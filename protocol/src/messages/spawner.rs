@@ -15,11 +15,13 @@ const NOT_CONNECTED: u16 = 0x0604;
 
 /// Optional field of [`Respawn`]: blame.
 const RESPAWN_BLAMED: u16 = 1;
+/// Optional field of [`Respawn`]: that a program comes along.
+const RESPAWN_PROGRAM: u16 = 2;
 
 /// What the launcher tells its spawner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ToSpawner {
-    /// Spawn this device's program.
+    /// Spawn this device's program. Descriptor: the executable, if one is said to come along.
     Respawn(Respawn),
     /// Connect to this device's back end. Since minor version 2.
     Connect(Connect),
@@ -39,6 +41,9 @@ pub struct Respawn {
     pub device: u8,
     /// Whether a request of the guest's may be why the predecessor is gone. Optional field, since minor version 2.
     pub blamed: bool,
+    /// Whether a program comes along that is to be executed instead of the device's own. Optional field, since minor
+    /// version 2.
+    pub program: bool,
 }
 
 /// What the spawner answers, once for each request, in their order.
@@ -105,7 +110,10 @@ impl Message for ToSpawner {
     }
 
     fn fds(&self) -> usize {
-        0
+        match self {
+            Self::Respawn(respawn) => respawn.program.into(),
+            Self::Connect(_) => 0,
+        }
     }
 
     fn allowed(&self, phase: Phase) -> bool {
@@ -116,6 +124,7 @@ impl Message for ToSpawner {
         match self {
             Self::Respawn(respawn) => {
                 let fields = Fields::default().flag(RESPAWN_BLAMED, respawn.blamed)?;
+                let fields = fields.flag(RESPAWN_PROGRAM, respawn.program)?;
                 fields::encode(self.name(), &respawn.device, &fields)
             }
             Self::Connect(device) => {
@@ -129,7 +138,8 @@ impl Message for ToSpawner {
         match kind {
             RESPAWN => {
                 let (device, fields) = fields::decode_body("Respawn", body)?;
-                Ok(Self::Respawn(Respawn { device, blamed: fields.value(RESPAWN_BLAMED, false)? }))
+                let blamed = fields.value(RESPAWN_BLAMED, false)?;
+                Ok(Self::Respawn(Respawn { device, blamed, program: fields.value(RESPAWN_PROGRAM, false)? }))
             }
             CONNECT => {
                 let (device, _) = fields::decode_body::<Connect>("Connect", body)?;

@@ -10,6 +10,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 
 use crate::config::Config;
+use crate::ctl::ControlLine;
 use crate::error::Error;
 use crate::exit_code;
 
@@ -22,6 +23,9 @@ Examples:
         --cpus 2 --memory 512M --device blk,path=disk.raw,serial=root,queues=2
   A back end that somebody else started, and what would be done with it:
     vmm --kernel vmlinuz --device blk,socket=/run/my.sock --dry-run
+  A machine whose devices' programs can be replaced while it runs, and the replacement of one:
+    vmm --kernel vmlinuz --device blk,path=disk.raw --control-socket vm.sock
+    vmm ctl vm.sock replace-device blk0 --program device-blk.new
   The same settings in a file (TOML; each option by its long name, a [[device]] table per device):
     vmm --config guest.toml
 
@@ -68,14 +72,24 @@ pub struct CommandLine {
 pub enum Request {
     /// Run (or dry-run) a machine.
     Run(Box<CommandLine>),
+    /// Control a machine that runs.
+    Control(ControlLine),
     /// Print a text (`--help`, `--version`) and end well.
     Print(String),
 }
 
 /// Reads the arguments, the program's name first.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, Error> {
-    match CommandLine::try_parse_from(arguments) {
-        Ok(line) => Ok(Request::Run(Box::new(line))),
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    // A machine has options only, so that this word can be nothing else.
+    let parsed = match arguments.get(1) {
+        Some(word) if word == "ctl" => {
+            ControlLine::try_parse_from(arguments.iter().skip(1)).map(Request::Control)
+        }
+        _ => CommandLine::try_parse_from(arguments).map(|line| Request::Run(Box::new(line))),
+    };
+    match parsed {
+        Ok(request) => Ok(request),
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
                 Ok(Request::Print(error.render().to_string()))

@@ -54,6 +54,10 @@ pub struct Config {
     #[arg(long, value_name = "FILE")]
     pub events: Option<PathBuf>,
 
+    /// Where to listen for `vmm ctl`; the machine has no other way to be controlled but signals.
+    #[arg(long, value_name = "PATH")]
+    pub control_socket: Option<PathBuf>,
+
     /// With a layer of the sandbox missing: refuse to run, or say so and run with the others [default: required].
     #[arg(long, value_enum, value_name = "WHICH")]
     pub sandbox: Option<Sandbox>,
@@ -72,7 +76,7 @@ pub struct Config {
 }
 
 /// The names of the settings, as in a file.
-const NAMES: [&str; 13] = [
+const NAMES: [&str; 14] = [
     "kernel",
     "initrd",
     "cmdline",
@@ -82,6 +86,7 @@ const NAMES: [&str; 13] = [
     "device",
     "console",
     "events",
+    "control-socket",
     "sandbox",
     "cgroup",
     "shutdown-timeout",
@@ -187,6 +192,7 @@ impl Config {
             device,
             console: self.console.or(file.console),
             events: self.events.or(file.events),
+            control_socket: self.control_socket.or(file.control_socket),
             sandbox: self.sandbox.or(file.sandbox),
             cgroup: self.cgroup.or(file.cgroup),
             shutdown_timeout: self.shutdown_timeout.or(file.shutdown_timeout),
@@ -216,6 +222,7 @@ memory = "512M"
 hugepages = "2M"
 console = "file:console.log"
 events = "events.jsonl"
+control-socket = "vm.sock"
 sandbox = "available"
 cgroup = "/sys/fs/cgroup/machines"
 shutdown-timeout = 7
@@ -229,7 +236,7 @@ queues = 2
 type = "blk"
 socket = "/run/my.sock"
 "#;
-    const LINE: [&str; 29] = [
+    const LINE: [&str; 31] = [
         "vmm",
         "--kernel",
         "vmlinuz",
@@ -247,6 +254,8 @@ socket = "/run/my.sock"
         "file:console.log",
         "--events",
         "events.jsonl",
+        "--control-socket",
+        "vm.sock",
         "--sandbox=available",
         "--cgroup",
         "/sys/fs/cgroup/machines",

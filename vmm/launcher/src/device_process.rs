@@ -26,12 +26,18 @@ pub struct DeviceProcess<'a> {
 impl DeviceProcess<'_> {
     /// The process, and the core's end of its vhost-user connection. `blamed`: one of the guest's requests may be why
     /// there is no predecessor any more.
-    pub fn spawn(&self, spawn: Spawn, blamed: bool) -> Result<(Spawned, OwnedFd), Error> {
+    /// `program`: what to execute instead of the device's own.
+    pub fn spawn(
+        &self,
+        spawn: Spawn,
+        blamed: bool,
+        program: Option<BorrowedFd<'_>>,
+    ) -> Result<(Spawned, OwnedFd), Error> {
         let name = self.spawning.name;
         let (front_end, back_end) =
             socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)
                 .map_err(Error::system("make a vhost-user socket pair"))?;
-        let mut spawned = self.spawning.spawn(spawn)?;
+        let mut spawned = self.spawning.spawn(spawn, program)?;
         let setup = DeviceSetup { name: name.to_owned(), options: self.options.clone(), blamed };
         let fds = [back_end.as_fd(), self.resource];
         if let Err(error) = tell(name, &spawned.1, &ToDevice::Setup(setup), &fds) {

@@ -66,6 +66,8 @@ fn opened(machine: &Machine, inputs: &Inputs) -> Vec<String> {
     }
     lines
         .extend(machine.events.iter().map(|path| format!("open   {} for appending: events", path.display())));
+    let control = machine.control_socket.iter();
+    lines.extend(control.map(|path| format!("listen at {}: control socket, mode 0600", path.display())));
     for (device, resource) in machine.devices.iter().zip(&inputs.resources) {
         lines.push(match (&device.back_end, resource) {
             (BackEnd::Blk(blk), Resource::Disk(disk)) => opened_disk(device, blk, disk.size),

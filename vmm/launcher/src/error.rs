@@ -64,6 +64,9 @@ pub enum Error {
     /// The control channel of a program.
     #[error("cannot hand over to {name}: {error}")]
     HandOver { name: String, error: protocol::Error },
+    /// A machine that runs will not do what it was asked.
+    #[error("{0}")]
+    Control(String),
     /// A process could not be spawned, confined or ended.
     #[error("{0}")]
     Confinement(#[from] sandbox_policies::Error),
@@ -90,6 +93,7 @@ impl Error {
             | Error::Devices { .. }
             | Error::Device { .. } => Code::Usage,
             Error::Path { code, .. } => *code,
+            Error::Control(_) => Code::Device,
             Error::GuestMemory { .. } | Error::NoProgram { .. } => Code::Resource,
             Error::System { .. } | Error::HandOver { .. } => Code::Internal,
             // The program itself is at fault, not a layer: not executable, not static.

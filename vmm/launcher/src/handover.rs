@@ -9,9 +9,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use protocol::{AttachDevice, CoreSetup, ToCore, limits};
-use sandbox_policies::Requirement;
 use sandbox_policies::cgroup::Group;
 use sandbox_policies::spawn::Identity;
+use sandbox_policies::{Program, Requirement};
 
 use crate::cgroup::ControlGroups;
 use crate::config::Sandbox;
@@ -28,7 +28,7 @@ use crate::spawner::{Makings, Spawner};
 /// The processes of a machine, the core last, and what the launcher keeps for them. Dropping it ends them all.
 #[derive(Debug)]
 pub struct Processes {
-    /// Devices in order, numbered as the spawner numbers them, then the core.
+    /// At first devices in order, numbered as the spawner numbers them, then the core; later ones where there is place.
     pub all: Vec<Process>,
     /// Where their control groups are.
     pub groups: ControlGroups,
@@ -45,6 +45,23 @@ impl Drop for Processes {
             let _ = process.child.kill();
             let _ = process.child.wait();
         }
+    }
+}
+
+impl Processes {
+    /// Takes in a process in the place of a device's that has ended and that nobody `keeps`, or a new one. Answers its
+    /// number.
+    pub fn place(&mut self, process: Process, keeps: impl Fn(usize) -> bool) -> usize {
+        let is_free = |(index, process): (usize, &Process)| {
+            (process.ended.is_some() && process.program != Program::Core && !keeps(index)).then_some(index)
+        };
+        let free = self.all.iter().enumerate().find_map(is_free);
+        let index = free.unwrap_or(self.all.len());
+        match self.all.get_mut(index) {
+            Some(place) => *place = process,
+            None => self.all.push(process),
+        }
+        index
     }
 }
 
@@ -76,20 +93,24 @@ pub fn hand_over(machine: &Machine, inputs: &Inputs, memory: &[Region]) -> Resul
     let devices = device_processes(machine, inputs, &made)?;
     let restarts = machine.devices.iter().any(|device| device.on_failure == OnFailure::Restart);
     let sockets: Vec<(u8, &Path)> = machine.devices.iter().filter_map(socket).collect();
-    let makings = Makings { devices: &devices, sockets: &sockets };
-    let spawner = if restarts { Some(Spawner::fork(&makings, null)?) } else { None };
+    let control = inputs.control.as_ref();
+    let makings = Makings { devices: &devices, sockets: &sockets, control };
+    let spawner = if restarts || control.is_some() { Some(Spawner::fork(&makings, null)?) } else { None };
+    if let Some(control) = control {
+        control.leave_to_spawner();
+    }
     let mut processes = Processes { all: Vec::new(), groups, _made: Vec::new(), spawner };
     let mut connections = Vec::new();
     for device in &devices {
         let name = device.spawning.name;
-        let (spawned, front_end) = device.spawn(sandbox_policies::spawn::spawn, false)?;
+        let (spawned, front_end) = device.spawn(sandbox_policies::spawn::spawn, false, None)?;
         processes.all.push(Process::new(name, device.spawning.executable.program, spawned));
         connections.push(front_end);
     }
     let identity = Identity::for_child(0);
     let group = core_group.as_ref().map(AsFd::as_fd);
     let core = Spawning { executable: &inputs.core, name, identity, requirement, null, group };
-    let core = core.spawn(sandbox_policies::spawn::spawn)?;
+    let core = core.spawn(sandbox_policies::spawn::spawn, None)?;
     // Among the processes before it is told anything, so that an error from here on ends it too.
     processes.all.push(Process::new(name, inputs.core.program, core));
     drop(devices);
@@ -177,7 +198,7 @@ fn nothing_serves(device: &Device) -> Error {
 pub fn start(processes: &Processes) -> Result<(), Error> {
     for process in &processes.all {
         let Some(control) = process.control.as_ref() else { continue };
-        if process.program == sandbox_policies::Program::Core {
+        if process.program == Program::Core {
             tell(&process.name, control, &ToCore::Start, &[])?;
         }
         let wrong = |error| Error::HandOver { name: process.name.clone(), error };

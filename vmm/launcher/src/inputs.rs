@@ -7,6 +7,7 @@ use std::path::Path;
 use sandbox_policies::Program;
 
 use crate::config::Console;
+use crate::control_socket::ControlSocket;
 use crate::device::{BackEnd, Device};
 use crate::error::Error;
 use crate::machine::Machine;
@@ -18,7 +19,7 @@ use crate::programs::{self, Executable};
 pub enum Purpose {
     /// To run the machine.
     Run,
-    /// To look: no file for the console or for events is made, and no back end, which may serve one connection only, is connected to.
+    /// To look: no socket and no file for the console or for events is made, and no back end, which may serve one connection only, is connected to.
     DryRun,
 }
 
@@ -35,6 +36,8 @@ pub struct Inputs {
     pub console: Option<(OwnedFd, OwnedFd)>,
     /// Where the events of devices go.
     pub events: Option<OwnedFd>,
+    /// Where clients find the machine.
+    pub control: Option<ControlSocket>,
     /// Descriptors 0 and 1 of every program.
     pub null: OwnedFd,
     /// In the order of the machine's devices.
@@ -85,8 +88,11 @@ impl Inputs {
         let kvm = open::kvm(&machine.kvm)?;
         let served = machine.devices.iter().filter_map(|device| device.back_end.program());
         let device_programs = programs::find_all(served.map(|(program, _)| program))?;
+        // Last, so that nothing is left of it if anything else is amiss.
+        let control = machine.control_socket.as_ref().filter(|_| purpose == Purpose::Run);
+        let control = control.map(|path| ControlSocket::make(path)).transpose()?;
         let (core, null) = (programs::find(Program::Core)?, open::null()?);
-        Ok(Inputs { kvm, kernel, initrd, console, events, null, resources, core, device_programs })
+        Ok(Inputs { kvm, kernel, initrd, console, events, control, null, resources, core, device_programs })
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Machine {
     pub console: Console,
     /// Path of the file for the events of devices.
     pub events: Option<PathBuf>,
+    /// Path of the control socket.
+    pub control_socket: Option<PathBuf>,
     /// What to do without a layer.
     pub sandbox: Sandbox,
     /// A directory for control groups.
@@ -60,6 +62,7 @@ impl Machine {
             devices: device::devices(&config.device)?,
             console: config.console.unwrap_or(Console::Stdio),
             events: config.events,
+            control_socket: config.control_socket,
             sandbox: config.sandbox.unwrap_or(Sandbox::Required),
             cgroup: config.cgroup,
             shutdown_timeout: Duration::from_secs(timeout),

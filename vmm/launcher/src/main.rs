@@ -8,6 +8,8 @@
 mod cgroup;
 mod cli;
 mod config;
+mod control_socket;
+mod ctl;
 mod device;
 mod device_option;
 mod device_process;
@@ -37,13 +39,14 @@ use error::Error;
 use exit_code::Code;
 use inputs::{Inputs, Purpose};
 use machine::Machine;
-use supervise::{Journal, Outcome, Recovery, Signals, Supervisor};
+use supervise::{Clients, Journal, Outcome, Recovery, Signals, Supervisor};
 use terminal::RawMode;
 
 fn main() {
     let outcome = cli::parse(std::env::args_os()).and_then(|request| match request {
         Request::Print(text) => Ok(print(&text)),
         Request::Run(line) => run(*line),
+        Request::Control(line) => ctl::run(&line).map(|text| print(&text)),
     });
     let outcome =
         outcome.unwrap_or_else(|error| Outcome { code: error.code(), text: Some(error.to_string()) });
@@ -74,11 +77,13 @@ fn run(line: CommandLine) -> Result<Outcome, Error> {
     let _terminal = if machine.console == Console::Stdio { RawMode::enter()? } else { None };
     let processes = handover::hand_over(&machine, &inputs, &memory)?;
     let journal = Journal::new(inputs.events.take());
+    let clients = Clients::new(inputs.control.take());
     drop((memory, inputs));
     handover::start(&processes)?;
     let devices = Recovery::of(&machine.devices);
     let requirement = handover::requirement(&machine);
-    Supervisor::new(processes, devices, journal, signals, requirement, machine.shutdown_timeout)?.run()
+    Supervisor::new(processes, devices, journal, clients, signals, requirement, machine.shutdown_timeout)?
+        .run()
 }
 
 /// Prints what was asked for; a reader that goes away has what it wanted.

@@ -1,6 +1,7 @@
 //! One spawned program: the process, its control channel, its log.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
@@ -29,6 +30,8 @@ pub struct Process {
     pub ready: Option<Ready>,
     /// How it ended.
     pub ended: Option<Ended>,
+    /// It serves nothing any more, was told to end, and has until then.
+    pub dismissed: Option<Instant>,
 }
 
 /// How programs are told that they were spawned by us: the control channel is descriptor 3.
@@ -58,8 +61,8 @@ pub type Spawn = fn(&Plan<'_>) -> Result<Child, sandbox_policies::Error>;
 pub type Spawned = (Child, Channel, OwnedFd);
 
 impl Spawning<'_> {
-    /// Spawns the program.
-    pub fn spawn(&self, spawn: Spawn) -> Result<Spawned, Error> {
+    /// Spawns the program, or another under its name and in its confinement.
+    pub fn spawn(&self, spawn: Spawn, program: Option<BorrowedFd<'_>>) -> Result<Spawned, Error> {
         let hand_over = |error| Error::HandOver { name: self.name.to_owned(), error };
         let (control, theirs) = Channel::pair().map_err(hand_over)?;
         let (log, their_log) = pipe2(OFlag::O_CLOEXEC).map_err(Error::system("make a pipe"))?;
@@ -68,7 +71,7 @@ impl Spawning<'_> {
             .map_err(Error::system("set a pipe non-blocking"))?;
         let sandbox = format!("--sandbox={}", self.requirement);
         let child = spawn(&Plan {
-            program: self.executable.fd.as_fd(),
+            program: program.unwrap_or(self.executable.fd.as_fd()),
             name: self.executable.program.name(),
             arguments: &[HAND_OVER, &sandbox],
             log: their_log.as_fd(),
@@ -94,6 +97,7 @@ impl Process {
             log,
             ready: None,
             ended: None,
+            dismissed: None,
         }
     }
 }

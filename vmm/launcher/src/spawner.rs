@@ -3,26 +3,32 @@
 //!
 //! It is forked off before the first program is spawned, holds the device programs and what they serve, and does two
 //! things. Told the number of a device, and whether a request may have ended its predecessor, it spawns that device's
-//! program with the same resource and in the same confinement, as a child of the launcher's, and sends the launcher what
-//! belongs to it. Told the number of a device that a back end of somebody else serves, it connects to the socket that
+//! program, or one that comes along for it, with the same resource and in the same confinement, as a child of the
+//! launcher's, and sends the launcher what belongs to it. Told the number of a device that a back end of somebody else serves, it connects to the socket that
 //! the user named for it and sends the launcher the connection. It hears nobody but the launcher and reads nothing but
 //! that; so all that a launcher that was taken over gains by it is one more confined device program, or one more
-//! connection to a back end that the machine has anyway. It ends with the launcher, or when that closes the channel.
+//! connection to a back end that the machine has anyway. It ends with the launcher, or when that closes the channel; then
+//! it removes the control socket, if the machine has one.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use protocol::{
     Channel, Connect, Failure, FailureKind, FromSpawner, NotConnected, Phase, Respawn, SpawnFailed, Spawned,
     ToSpawner,
 };
 use sandbox_policies::spawn::{Child, spawner};
 
+use crate::control_socket::ControlSocket;
 use crate::device_process::DeviceProcess;
 use crate::error::Error;
 use crate::open;
 
 const NAME: &str = "the spawner";
+/// Milliseconds that it has to end by itself.
+const LAST_WORK: u16 = 2000;
 
 /// All that the spawner can make again.
 #[derive(Debug)]
@@ -31,12 +37,15 @@ pub struct Makings<'a> {
     pub devices: &'a [DeviceProcess<'a>],
     /// The sockets of back ends that somebody else runs, by the PCI device numbers of their devices.
     pub sockets: &'a [(u8, &'a Path)],
+    /// The control socket of the machine, whose name the spawner removes when it ends.
+    pub control: Option<&'a ControlSocket>,
 }
 
 /// The launcher's hold on its spawner. Dropping it ends it.
 #[derive(Debug)]
 pub struct Spawner {
-    channel: Channel,
+    /// There until it is dropped.
+    channel: Option<Channel>,
     child: Child,
 }
 
@@ -52,29 +61,35 @@ impl Spawner {
         }
         let child = spawner::fork("vmm", null, &kept, || serve(&theirs, makings))?;
         channel.set_nonblocking(true).map_err(wrong)?;
-        Ok(Spawner { channel, child })
+        Ok(Spawner { channel: Some(channel), child })
     }
 
     /// Asks for a successor. The answer is an event.
-    pub fn ask(&self, request: ToSpawner) -> Result<(), protocol::Error> {
-        self.channel.send(&request, &[])
+    pub fn ask(&self, request: ToSpawner, program: Option<BorrowedFd<'_>>) -> Result<(), protocol::Error> {
+        let fds: Vec<BorrowedFd<'_>> = program.into_iter().collect();
+        let gone = protocol::Error::System { call: "sendmsg", errno: Errno::EPIPE };
+        self.channel.as_ref().map_or(Err(gone), |channel| channel.send(&request, &fds))
     }
 
     /// The next answer, if it has come; `None` when the spawner is gone.
     pub fn answer(&self) -> Result<Option<(FromSpawner, Vec<OwnedFd>)>, protocol::Error> {
-        self.channel.receive(Phase::Serving)
+        self.channel.as_ref().map_or(Ok(None), |channel| channel.receive(Phase::Serving))
     }
 }
 
 impl AsFd for Spawner {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.channel.as_fd()
+        self.channel.as_ref().map_or(self.child.as_fd(), AsFd::as_fd)
     }
 }
 
 impl Drop for Spawner {
     fn drop(&mut self) {
-        // They fail for one that is dead and reaped.
+        // It ends by itself when the channel does, and may have something to do before; but nothing waits for it for ever.
+        // All of this fails for one that is dead and reaped.
+        self.channel = None;
+        let mut end = [PollFd::new(self.child.as_fd(), PollFlags::POLLIN)];
+        let _ = poll(&mut end, PollTimeout::from(LAST_WORK));
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -82,22 +97,31 @@ impl Drop for Spawner {
 
 /// The spawner's life.
 fn serve(channel: &Channel, makings: &Makings<'_>) {
-    while let Ok(Some((request, _))) = channel.receive(Phase::Serving) {
+    while let Ok(Some((request, fds))) = channel.receive(Phase::Serving) {
         let done = match request {
-            ToSpawner::Respawn(respawn) => respond(channel, respawn, makings),
+            ToSpawner::Respawn(respawn) => respond(channel, respawn, fds.first(), makings),
             ToSpawner::Connect(Connect { slot }) => connect(channel, slot, makings),
         };
         if done.is_none() {
-            return;
+            break;
         }
+    }
+    // The launcher is gone or wants no more of us; confined, it could not do this itself.
+    if let Some(socket) = makings.control {
+        socket.remove();
     }
 }
 
 /// `None`: there is no such device, or nobody to tell.
-fn respond(channel: &Channel, respawn: Respawn, makings: &Makings<'_>) -> Option<()> {
+fn respond(
+    channel: &Channel,
+    respawn: Respawn,
+    program: Option<&OwnedFd>,
+    makings: &Makings<'_>,
+) -> Option<()> {
     let device = respawn.device;
     let process = makings.devices.get(usize::from(device))?;
-    let Err(error) = spawn(channel, respawn, process) else { return Some(()) };
+    let Err(error) = spawn(channel, respawn, program, process) else { return Some(()) };
     let failure = Failure::new(FailureKind::Internal, &error.to_string());
     channel.send(&FromSpawner::Failed(SpawnFailed { device, failure }), &[]).ok()
 }
@@ -115,9 +139,15 @@ fn connect(channel: &Channel, slot: u8, makings: &Makings<'_>) -> Option<()> {
     }
 }
 
-fn spawn(channel: &Channel, respawn: Respawn, process: &DeviceProcess<'_>) -> Result<(), Error> {
-    let Respawn { device, blamed } = respawn;
-    let ((child, control, log), front_end) = process.spawn(spawner::spawn_sibling, blamed)?;
+fn spawn(
+    channel: &Channel,
+    respawn: Respawn,
+    program: Option<&OwnedFd>,
+    process: &DeviceProcess<'_>,
+) -> Result<(), Error> {
+    let Respawn { device, blamed, program: _ } = respawn;
+    let program = program.map(AsFd::as_fd);
+    let ((child, control, log), front_end) = process.spawn(spawner::spawn_sibling, blamed, program)?;
     let wrong = |error| Error::HandOver { name: process.spawning.name.to_owned(), error };
     // The launcher waits for nobody, and by then has no means to say so.
     control.set_nonblocking(true).map_err(wrong)?;

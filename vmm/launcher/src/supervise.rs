@@ -12,6 +12,7 @@
 //! The end of a device's program is no verdict while the machine runs, unless the user said so: [`recovery`].
 
 mod cause;
+mod clients;
 mod device_event;
 mod events;
 mod journal;
@@ -19,9 +20,12 @@ pub mod log_relay;
 mod messages;
 mod recover;
 mod recovery;
+mod replace;
+mod second;
 mod signals;
 mod verdict;
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use sandbox_policies::spawn::Ended;
@@ -31,6 +35,7 @@ use crate::error::Error;
 use crate::exit_code::Code;
 use crate::handover::Processes;
 use crate::{report, terminal};
+pub use clients::Clients;
 use events::{Event, Events};
 pub use journal::Journal;
 pub use recovery::Recovery;
@@ -60,8 +65,11 @@ pub struct Supervisor {
     /// Devices by PCI device number less one.
     devices: Vec<Recovery>,
     journal: Journal,
+    clients: Clients,
     signals: Signals,
     events: Events,
+    /// Of the spawner: a process for this device, the one that is to serve it or a second one.
+    asked: VecDeque<(usize, bool)>,
     requirement: Requirement,
     shutdown_timeout: Duration,
     state: State,
@@ -86,17 +94,21 @@ impl Supervisor {
         processes: Processes,
         devices: Vec<Recovery>,
         journal: Journal,
+        clients: Clients,
         signals: Signals,
         requirement: Requirement,
         shutdown_timeout: Duration,
     ) -> Result<Supervisor, Error> {
         let events = Events::new(&signals, &processes)?;
+        clients.watch(&events)?;
         Ok(Supervisor {
             processes,
             devices,
             journal,
+            clients,
             signals,
             events,
+            asked: VecDeque::new(),
             requirement,
             shutdown_timeout,
             state: State::Starting,
@@ -111,6 +123,9 @@ impl Supervisor {
         while self.processes.all.iter().any(|process| process.ended.is_none()) {
             let recovered = self.devices.iter().filter(|_| self.recovers());
             let deadlines = recovered.filter_map(Recovery::deadline).chain(self.deadline);
+            let leaving =
+                self.processes.all.iter().filter(|process| process.ended.is_none() && self.recovers());
+            let deadlines = deadlines.chain(leaving.filter_map(|process| process.dismissed));
             let events = self.events.wait(deadlines.min())?;
             events.into_iter().for_each(|event| self.on_event(event));
             if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
@@ -132,6 +147,8 @@ impl Supervisor {
                 }
             }
             Event::Spawner => self.on_spawner(),
+            Event::Listener => self.on_client(),
+            Event::Client(client) => self.on_request(client),
             Event::Log(index) => {
                 if let Some(process) = self.processes.all.get_mut(index)
                     && !process.log.relay()
@@ -173,10 +190,14 @@ impl Supervisor {
         process.log.relay_rest();
         // Its last message is why it ended.
         self.read_messages(index);
+        if let Some(device) = self.second(index) {
+            return self.on_second_ended(device, ended);
+        }
         let Some(process) = self.processes.all.get(index) else { return };
         // Once the end has begun, to end well is what is asked of all; a death is still told from it.
         let unasked = match self.state {
             State::Killing => false,
+            _ if process.dismissed.is_some() => false,
             State::Ending => ended != Ended::Exited(0),
             _ => true,
         };

@@ -26,6 +26,13 @@ pub enum DeviceEvent {
         /// From the loss to here.
         pause: Duration,
     },
+    /// Another process took the place of the one that served, on purpose.
+    Replaced {
+        /// Who serves it now.
+        pid: i32,
+        /// From the moment at which the core had it to talk to; the guest's pause is a part of that.
+        within: Duration,
+    },
 }
 
 /// What comes after a death.
@@ -57,6 +64,9 @@ impl DeviceEvent {
                 let who = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
                 Some(format!("device {device} serves again{who} after {} ms", pause.as_millis()))
             }
+            DeviceEvent::Replaced { pid, within } => {
+                Some(format!("device {device} is replaced (pid {pid}) within {} ms", within.as_millis()))
+            }
         }
     }
 
@@ -82,6 +92,10 @@ impl DeviceEvent {
                 }
                 object.number("pause_ms", pause.as_millis()).end()
             }
+            DeviceEvent::Replaced { pid, within } => {
+                let object = object("replaced").text("device", device).number("pid", pid);
+                object.number("within_ms", within.as_millis()).end()
+            }
         }
     }
 }
@@ -101,6 +115,7 @@ impl Then {
 pub struct Tally {
     deaths: [u64; Cause::WORDS.len()],
     restarts: u64,
+    replacements: u64,
     pauses: u64,
     pause: Duration,
     longest_pause: Duration,
@@ -122,22 +137,42 @@ impl Tally {
                 self.pause = self.pause.saturating_add(*pause);
                 self.longest_pause = self.longest_pause.max(*pause);
             }
+            DeviceEvent::Replaced { .. } => self.replacements = self.replacements.saturating_add(1),
         }
+    }
+
+    /// Deaths of any cause.
+    pub fn deaths(&self) -> u64 {
+        self.deaths.iter().fold(0, |sum, count| sum.saturating_add(*count))
+    }
+
+    /// Successors.
+    pub fn restarts(&self) -> u64 {
+        self.restarts
+    }
+
+    /// The longest pause.
+    pub fn longest_pause_ms(&self) -> u64 {
+        milliseconds(self.longest_pause)
     }
 
     /// All counters, in a fixed order.
     pub fn entries(&self, device: &str) -> Vec<(String, u64)> {
-        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let deaths = Cause::WORDS.iter().zip(self.deaths);
         let deaths = deaths.map(|(word, count)| (format!("{device}.deaths.{word}"), count));
         let others = [
             ("restarts", self.restarts),
+            ("replacements", self.replacements),
             ("pauses", self.pauses),
             ("pause_ms", milliseconds(self.pause)),
-            ("longest_pause_ms", milliseconds(self.longest_pause)),
+            ("longest_pause_ms", self.longest_pause_ms()),
         ];
         deaths.chain(others.map(|(name, value)| (format!("{device}.{name}"), value))).collect()
     }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -182,7 +217,7 @@ mod tests {
         let found: Vec<String> =
             tally.entries("blk0").iter().map(|(name, value)| format!("{name}={value}")).collect();
         let expected = "blk0.deaths.exit=0 blk0.deaths.signal=2 blk0.deaths.system-call=1 blk0.deaths.hang=0 \
-             blk0.deaths.not-spawned=0 blk0.deaths.disconnected=0 blk0.restarts=2 blk0.pauses=3 blk0.pause_ms=13 \
+             blk0.deaths.not-spawned=0 blk0.deaths.disconnected=0 blk0.restarts=2 blk0.replacements=0 blk0.pauses=3 blk0.pause_ms=13 \
              blk0.longest_pause_ms=9";
         assert_eq!(found.join(" "), expected);
     }

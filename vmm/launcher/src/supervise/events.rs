@@ -18,6 +18,10 @@ pub enum Event {
     Signal,
     /// The spawner answers or is gone.
     Spawner,
+    /// A client of the control socket connects.
+    Listener,
+    /// That one asks something or is gone.
+    Client(u64),
     /// A control channel has a frame or is closed.
     Control(usize),
     /// A log has bytes or is closed.
@@ -32,6 +36,8 @@ const AT_ONCE: usize = 32;
 const KINDS: u64 = 3;
 /// Beyond the numbers of all processes that there can be.
 const SPAWNER: u64 = u64::MAX;
+const LISTENER: u64 = u64::MAX - 1;
+const CLIENTS: u64 = 1 << 32;
 
 /// All sources of events.
 #[derive(Debug)]
@@ -61,7 +67,8 @@ impl Events {
         self.watch(&process.child, Event::Ended(index))
     }
 
-    fn watch(&self, source: &impl AsFd, event: Event) -> Result<(), Error> {
+    /// Watches what is no process.
+    pub fn watch(&self, source: &impl AsFd, event: Event) -> Result<(), Error> {
         let event = EpollEvent::new(EpollFlags::EPOLLIN, event.to_number());
         self.0.add(source, event).map_err(Error::system("add to the epoll"))
     }
@@ -82,7 +89,7 @@ impl Events {
                 Ok(count) => {
                     let numbers = ready.iter().take(count).map(EpollEvent::data);
                     let mut events: Vec<Event> = numbers.map(Event::from_number).collect();
-                    events.sort_by_key(|event| matches!(event, Event::Ended(_)));
+                    events.sort_by_key(Event::turn);
                     return Ok(events);
                 }
                 Err(errno) => return Err(Error::System { what: "wait for events", errno }),
@@ -92,6 +99,15 @@ impl Events {
 }
 
 impl Event {
+    /// Words come before the end, and a client that is gone makes room for one that comes.
+    fn turn(&self) -> u8 {
+        match self {
+            Event::Ended(_) => 2,
+            Event::Listener => 1,
+            _ => 0,
+        }
+    }
+
     fn to_number(self) -> u64 {
         let number = |index: usize, kind: u64| {
             u64::try_from(index).unwrap_or(u64::MAX).saturating_mul(KINDS).saturating_add(kind)
@@ -99,6 +115,8 @@ impl Event {
         match self {
             Event::Signal => 0,
             Event::Spawner => SPAWNER,
+            Event::Listener => LISTENER,
+            Event::Client(client) => CLIENTS.saturating_add(client),
             Event::Control(index) => number(index, 1),
             Event::Log(index) => number(index, 2),
             Event::Ended(index) => number(index, 3),
@@ -106,8 +124,11 @@ impl Event {
     }
 
     fn from_number(number: u64) -> Event {
-        if number == SPAWNER {
-            return Event::Spawner;
+        match number {
+            SPAWNER => return Event::Spawner,
+            LISTENER => return Event::Listener,
+            CLIENTS.. => return Event::Client(number.saturating_sub(CLIENTS)),
+            _ => {}
         }
         let Some(number) = number.checked_sub(1) else { return Event::Signal };
         let index = usize::try_from(number / KINDS).unwrap_or(usize::MAX);

@@ -71,7 +71,7 @@ impl Supervisor {
             FromCore::Counters(_) => self.on_violation(index, "counters that nobody asked for"),
             FromCore::DeviceLost(lost) => self.on_device_lost(index, &lost),
             FromCore::Reconnected(device) => self.on_reconnected(index, device.slot),
-            FromCore::Refused(_) => self.on_violation(index, "a replacement refused that nobody sent"),
+            FromCore::Refused(refused) => self.on_refused(index, &refused),
         }
     }
 

@@ -1,6 +1,6 @@
 //! The recovery of devices as the supervisor carries it out; each event is told ([`DeviceEvent`]).
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use protocol::{
@@ -12,6 +12,7 @@ use sandbox_policies::spawn::{Child, Ended};
 use super::cause::Cause;
 use super::device_event::{DeviceEvent, Then};
 use super::recovery::{Decision, Due, Reason, Recovery, TakenUp};
+use super::second::Second;
 use super::verdict::{self, Verdict};
 use super::{State, Supervisor};
 use crate::report;
@@ -32,6 +33,18 @@ impl Supervisor {
     /// A program does what means the end of the machine, unless it serves a device that can do without it: then it is
     /// ended, and why is said when it has.
     pub(super) fn give_up_on(&mut self, index: usize, verdict: Verdict) {
+        if let Some(device) = self.second(index) {
+            // It serves nothing, and its end is told to whoever asked for it.
+            let second = self.devices.get_mut(device).and_then(|device| device.second.as_mut());
+            if let (Some(second), Some(text)) = (second, verdict.text) {
+                second.reason.get_or_insert(text);
+            }
+            return self.kill_process(index);
+        }
+        if self.processes.all.get(index).is_some_and(|process| process.dismissed.is_some()) {
+            // As it was told to.
+            return;
+        }
         match self.survivable(index) {
             Some(device) => self.end_process(device, index, verdict.text.as_deref().map(Reason::from)),
             None => self.conclude(verdict),
@@ -42,6 +55,10 @@ impl Supervisor {
         if let (Some(device), Some(reason)) = (self.devices.get_mut(device), reason) {
             device.give_up_on_process(reason);
         }
+        self.kill_process(index);
+    }
+
+    fn kill_process(&self, index: usize) {
         if let Some(process) = self.processes.all.get(index) {
             // It can fail only for one that is dead, whose end is an event of its own.
             let _ = process.child.kill();
@@ -51,7 +68,8 @@ impl Supervisor {
     /// A program closed its control channel: it is ending, and if not, it is ended. How says more than that it hung up.
     pub(super) fn on_hang_up(&mut self, index: usize, verdict: Verdict) {
         let quiet = Verdict { text: None, ..verdict.clone() };
-        let verdict = if self.survivable(index).is_some() { quiet } else { verdict };
+        let survivable = self.survivable(index).is_some() || self.second(index).is_some();
+        let verdict = if survivable { quiet } else { verdict };
         self.give_up_on(index, verdict);
     }
 
@@ -85,6 +103,10 @@ impl Supervisor {
             Decision::Stop(why) => (format!("{how}{why}"), Then::Stop),
         };
         self.tell_of(device, &DeviceEvent::Death { cause, how: how.clone(), blamed, then });
+        // If the core has both to choose from, it says so first, unless nobody wants to know any more.
+        if then != Then::Restart || !self.devices.get(device).is_some_and(Recovery::owes_a_choice) {
+            self.fail_second(device, &format!("the process that serves has died: {how}"));
+        }
         match then {
             Then::Restart => {}
             Then::Fail => self.abandon(device),
@@ -94,7 +116,7 @@ impl Supervisor {
     }
 
     /// Says an event to whoever listens, and counts it.
-    fn tell_of(&mut self, device: usize, event: &DeviceEvent) {
+    pub(super) fn tell_of(&mut self, device: usize, event: &DeviceEvent) {
         let Some(recovery) = self.devices.get_mut(device) else { return };
         recovery.tally.count(event);
         // The file first: whoever has read the line finds the object.
@@ -141,6 +163,9 @@ impl Supervisor {
     pub(super) fn on_reconnected(&mut self, core: usize, slot: u8) {
         // Slots count from 1. A number beyond all is that of no device.
         let device = usize::from(slot).wrapping_sub(1);
+        if self.on_replaced(device) {
+            return;
+        }
         let taken_up = self.devices.get_mut(device).map(|device| device.on_reconnected(Instant::now()));
         let pause = match taken_up {
             Some(TakenUp::Serves(pause)) => pause,
@@ -161,6 +186,7 @@ impl Supervisor {
             device.on_ready();
             self.carry_on();
         }
+        self.on_second_ready(index);
     }
 
     /// Does what it is time for.
@@ -169,14 +195,12 @@ impl Supervisor {
             return;
         }
         let now = Instant::now();
+        self.end_the_late(now);
         let due: Vec<Due> = self.devices.iter_mut().filter_map(|device| device.due(now)).collect();
         for due in due {
             match due {
-                Due::Spawn(index, blamed) => {
-                    let device = u8::try_from(index).unwrap_or(u8::MAX);
-                    self.ask_for(ToSpawner::Respawn(Respawn { device, blamed }));
-                }
-                Due::Connect(slot) => self.ask_for(ToSpawner::Connect(Connect { slot })),
+                Due::Spawn(number, blamed) => self.ask_for_successor(number, blamed),
+                Due::Connect(slot) => self.ask_for(ToSpawner::Connect(Connect { slot }), None),
                 Due::Kill(index) => {
                     if let Some(device) = self.survivable(index) {
                         self.end_process(device, index, Some("it was not ready in time".into()));
@@ -194,8 +218,20 @@ impl Supervisor {
         }
     }
 
-    fn ask_for(&mut self, what: ToSpawner) {
-        let asked = self.processes.spawner.as_ref().map(|spawner| spawner.ask(what));
+    fn ask_for_successor(&mut self, number: u8, blamed: bool) {
+        let Some(device) = self.devices.iter().position(|device| device.is_number(number)) else { return };
+        // Ours goes back when it is asked for.
+        let program = self.devices.get_mut(device).and_then(|device| device.program.take());
+        self.asked.push_back((device, false));
+        let respawn = Respawn { device: number, blamed, program: program.is_some() };
+        self.ask_for(ToSpawner::Respawn(respawn), program.as_ref().map(AsFd::as_fd));
+        if let Some(device) = self.devices.get_mut(device) {
+            device.program = program;
+        }
+    }
+
+    fn ask_for(&mut self, what: ToSpawner, program: Option<BorrowedFd<'_>>) {
+        let asked = self.processes.spawner.as_ref().map(|spawner| spawner.ask(what, program));
         if !matches!(asked, Some(Ok(()))) {
             self.on_spawner_gone();
         }
@@ -206,13 +242,15 @@ impl Supervisor {
         let Some(spawner) = self.processes.spawner.as_ref() else { return };
         match spawner.answer() {
             Ok(Some((FromSpawner::Spawned(spawned), fds))) => self.on_spawned(spawned, fds),
-            Ok(Some((FromSpawner::Failed(SpawnFailed { device, failure }), _))) => {
-                let index = usize::from(device);
-                let found = self.devices.iter().position(|device| device.process == Some(index));
-                if let Some(device) = found.filter(|_| self.survivable(index).is_some()) {
+            Ok(Some((FromSpawner::Failed(SpawnFailed { failure, .. }), _))) => match self.asked.pop_front() {
+                Some((device, true)) => {
+                    self.fail_second(device, &format!("the new program cannot be started: {}", failure.text));
+                }
+                Some((device, false)) if self.recovers() && self.expects(device) => {
                     self.decide(device, Cause::NotSpawned, failure.text);
                 }
-            }
+                _ => {}
+            },
             Ok(Some((FromSpawner::Connected(Connect { slot }), fds))) => {
                 let front_end = fds.into_iter().next();
                 if let (Some(device), Some(front_end)) = (self.in_slot(slot), front_end) {
@@ -232,6 +270,11 @@ impl Supervisor {
         }
     }
 
+    /// Whether a successor of its process was asked for and is still wanted.
+    fn expects(&self, device: usize) -> bool {
+        self.devices.get(device).is_some_and(Recovery::expects)
+    }
+
     fn in_slot(&mut self, slot: u8) -> Option<&mut Recovery> {
         self.devices.iter_mut().find(|device| device.slot == slot)
     }
@@ -240,6 +283,11 @@ impl Supervisor {
     fn on_spawner_gone(&mut self) {
         if let Some(spawner) = self.processes.spawner.take() {
             self.events.forget(&spawner);
+        }
+        self.asked.clear();
+        let awaits = |device: &Recovery| device.second.as_ref().is_some_and(Second::is_awaited);
+        while let Some(device) = self.devices.iter().position(awaits) {
+            self.fail_second(device, "the spawner is gone: no program can be started any more");
         }
         let waiting =
             self.devices.iter().find(|device| device.is_waiting()).map(|device| device.name.clone());
@@ -253,13 +301,21 @@ impl Supervisor {
     }
 
     fn on_spawned(&mut self, spawned: Spawned, fds: Vec<OwnedFd>) {
-        let index = usize::from(spawned.device);
+        // Answers come in the order of the requests.
+        let Some((device, second)) = self.asked.pop_front() else { return };
         // As many as the message has, which `protocol` has seen to.
         let Ok([pidfd, control, log, front_end]) = <[OwnedFd; 4]>::try_from(fds) else { return };
-        let Some(process) = self.processes.all.get_mut(index) else { return };
         let Ok(control) = Channel::from_fd(control) else { return };
+        let Some(index) = self.devices.get(device).and_then(|device| device.process) else { return };
+        let Some(process) = self.processes.all.get_mut(index) else { return };
         let child = Child::adopt(&process.name, spawned.pid, pidfd);
-        *process = Process::new(&process.name, process.program, (child, control, log));
+        let new = Process::new(&process.name, process.program, (child, control, log));
+        // One that the core has chosen meanwhile is not to be followed any more.
+        if second || !self.expects(device) {
+            return self.on_second_spawned(device, new, front_end);
+        }
+        let Some(process) = self.processes.all.get_mut(index) else { return };
+        *process = new;
         if let Err(error) = self.events.watch_process(index, process) {
             return self.fail(&error);
         }

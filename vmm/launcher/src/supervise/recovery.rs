@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use super::cause::Cause;
 use super::device_event::Tally;
+use super::second::Second;
 use crate::device::{Device, GiveUp, OnFailure};
 
 /// A process that served for so long does not count among deaths in a row.
@@ -43,6 +44,12 @@ pub struct Recovery {
     pub slot: u8,
     /// The number of its process, if it is one of ours.
     pub process: Option<usize>,
+    /// The spawner's number of it, if it is one of ours.
+    number: Option<u8>,
+    /// What its process executes, if not what it was started with.
+    pub program: Option<OwnedFd>,
+    /// The process that is to replace the one that serves.
+    pub second: Option<Second>,
     /// What has happened to it.
     pub tally: Tally,
     on_failure: OnFailure,
@@ -115,8 +122,8 @@ pub enum Decision {
 /// What to do now.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Due {
-    /// Ask for process number so and so, after a death for which a request may be to blame, or one for which none is.
-    Spawn(usize, bool),
+    /// Ask for a process of the spawner's number so and so, after a death for which a request may be to blame, or one for which none is.
+    Spawn(u8, bool),
     /// Ask for a connection to the back end of the device in this slot.
     Connect(u8),
     /// End process number so and so, which is not ready in time.
@@ -138,10 +145,13 @@ impl Recovery {
     /// Of each device, in order of their PCI device numbers.
     pub fn of(devices: &[Device]) -> Vec<Recovery> {
         let mut processes = 0..;
-        let recovery = |device: &Device| Recovery {
+        let recovery = |device: &Device, process: Option<usize>| Recovery {
             name: device.name.clone(),
             slot: device.slot,
-            process: device.back_end.program().and_then(|_| processes.next()),
+            process,
+            number: process.and_then(|process| u8::try_from(process).ok()),
+            program: None,
+            second: None,
             tally: Tally::default(),
             on_failure: device.on_failure,
             give_up: device.give_up,
@@ -156,7 +166,9 @@ impl Recovery {
             reason: None,
             blamed: false,
         };
-        devices.iter().map(recovery).collect()
+        let process = |device: &Device| device.back_end.program().and_then(|_| processes.next());
+        let numbers: Vec<Option<usize>> = devices.iter().map(process).collect();
+        devices.iter().zip(numbers).map(|(device, process)| recovery(device, process)).collect()
     }
 
     /// Whether its end is not that of the machine.
@@ -281,7 +293,7 @@ impl Recovery {
 
     /// The connection to offer to the core, when it is time.
     pub fn offer(&mut self) -> Option<OwnedFd> {
-        if self.step != Step::Ready || !self.told {
+        if self.step != Step::Ready || !self.told || self.owes_a_choice() {
             return None;
         }
         let front_end = self.front_end.take()?;
@@ -304,6 +316,64 @@ impl Recovery {
         TakenUp::Serves(lost.map_or(Duration::ZERO, |lost| now.saturating_duration_since(lost)))
     }
 
+    /// Whether this is the spawner's number of it.
+    pub fn is_number(&self, number: u8) -> bool {
+        self.number == Some(number)
+    }
+
+    /// Whether the spawner was asked and its answer is still wanted.
+    pub fn expects(&self) -> bool {
+        self.step == Step::Spawning
+    }
+
+    /// Whether this is the number of one of its processes.
+    pub fn has(&self, process: usize) -> bool {
+        let second = self.second.as_ref().and_then(|second| second.process);
+        self.process == Some(process) || second == Some(process)
+    }
+
+    /// The spawner's number of it, if its process can be replaced now.
+    pub fn replaceable(&self) -> Result<u8, String> {
+        let name = &self.name;
+        match (self.number, self.step, &self.second) {
+            (None, ..) => {
+                Err(format!("device {name} is served by somebody else's back end; restart that one"))
+            }
+            (_, _, Some(_)) => Err(format!("device {name} is being replaced already")),
+            (Some(number), Step::Serving(_), None) => Ok(number),
+            _ => Err(format!("device {name} has no process that serves it now: it is {}", self.state())),
+        }
+    }
+
+    /// Whether the core was offered another process for the one that serves, and has yet to say which it has.
+    pub fn owes_a_choice(&self) -> bool {
+        self.second.as_ref().is_some_and(|second| second.offered().is_some())
+    }
+
+    /// The core has the second process: the device's from now on. Answers the old one, the second, and how long it took.
+    pub fn on_replaced(&mut self, now: Instant) -> Option<(Option<usize>, Second, Duration)> {
+        let mut second = self.second.take()?;
+        let old = std::mem::replace(&mut self.process, second.process);
+        self.program = second.program.take();
+        self.step = Step::Serving(now);
+        self.deaths = 0;
+        // Of the old one nothing more is to be heard.
+        (self.lost, self.told, self.reason, self.front_end) = (None, false, None, None);
+        let since = second.offered().unwrap_or(now);
+        Some((old, second, now.saturating_duration_since(since)))
+    }
+
+    /// How it does, in a word or two.
+    pub fn state(&self) -> &'static str {
+        match self.step {
+            Step::Serving(_) if self.second.is_some() => "being replaced",
+            Step::Serving(_) => "serving",
+            Step::Over => "failed",
+            _ if self.number.is_none() => "disconnected",
+            _ => "being restarted",
+        }
+    }
+
     /// Whether it cannot go on without another process.
     pub fn is_waiting(&self) -> bool {
         matches!(self.step, Step::Waiting(_) | Step::Spawning)
@@ -312,17 +382,20 @@ impl Recovery {
     /// When there is something to do.
     pub fn deadline(&self) -> Option<Instant> {
         match self.step {
+            _ if self.owes_a_choice() => None,
             Step::Waiting(at) | Step::Starting(at) => Some(at),
-            _ => None,
+            _ => self.second.as_ref().and_then(Second::deadline),
         }
     }
 
     /// What there is to do at `now`.
     pub fn due(&mut self, now: Instant) -> Option<Due> {
         match (self.step, self.process) {
-            (Step::Waiting(at), process) if at <= now => {
+            // Who serves is not known yet.
+            _ if self.owes_a_choice() => None,
+            (Step::Waiting(at), _) if at <= now => {
                 self.step = Step::Spawning;
-                Some(process.map_or(Due::Connect(self.slot), |process| Due::Spawn(process, self.blamed)))
+                Some(self.number.map_or(Due::Connect(self.slot), |number| Due::Spawn(number, self.blamed)))
             }
             (Step::Starting(at), Some(process)) if at <= now => {
                 // Its end is a death as any other.

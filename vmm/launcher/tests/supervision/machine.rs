@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::sync::OnceLock;
 
 use nix::sys::signal::{Signal, kill};
@@ -108,6 +108,11 @@ impl Machine {
         }
     }
 
+    /// Runs `vmm ctl` on the machine's control socket, which is `control` in its folder.
+    pub fn ctl(&self, arguments: &[&str]) -> Output {
+        ctl(&self.folder.path().join("control"), arguments).output().expect("vmm runs")
+    }
+
     /// The folder of the machine.
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -141,6 +146,18 @@ impl Machine {
         }
         Ended { code, log: std::mem::take(&mut self.log) }
     }
+}
+
+/// `vmm ctl` on this control socket.
+pub fn ctl(socket: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(PROGRAMS.get().expect("installed").join("vmm"));
+    command.arg("ctl").arg(socket).args(arguments);
+    command
+}
+
+/// A program that is installed.
+pub fn program(name: &str) -> PathBuf {
+    PROGRAMS.get().expect("installed").join(name)
 }
 
 /// Puts a copy of `vmm`, and of this program under the names of those that it spawns, into a folder. Before there are

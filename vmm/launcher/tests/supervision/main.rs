@@ -7,6 +7,7 @@
 #![expect(clippy::expect_used, reason = "tests say what they expect by failing")]
 
 mod back_ends;
+mod control;
 mod devices;
 mod machine;
 mod reports;
@@ -19,7 +20,7 @@ use machine::Machine;
 use nix::sys::signal::Signal;
 
 /// Every test, by name.
-const TESTS: [(&str, fn()); 37] = [
+const TESTS: [(&str, fn()); 45] = [
     ("the_guests_own_ends_have_their_codes", the_guests_own_ends_have_their_codes),
     ("a_core_is_given_what_the_hand_over_lists", a_core_is_given_what_the_hand_over_lists),
     ("a_core_that_fails_is_heard_in_one_line", a_core_that_fails_is_heard_in_one_line),
@@ -95,6 +96,26 @@ const TESTS: [(&str, fn()); 37] = [
         "patience_with_a_back_end_ends_as_the_user_said",
         back_ends::patience_with_a_back_end_ends_as_the_user_said,
     ),
+    (
+        "a_devices_program_is_replaced_while_the_machine_runs",
+        control::a_devices_program_is_replaced_while_the_machine_runs,
+    ),
+    ("another_program_serves_from_then_on", control::another_program_serves_from_then_on),
+    (
+        "a_replacement_that_the_core_refuses_changes_nothing",
+        control::a_replacement_that_the_core_refuses_changes_nothing,
+    ),
+    (
+        "what_cannot_be_asked_is_refused_with_its_reason",
+        control::what_cannot_be_asked_is_refused_with_its_reason,
+    ),
+    ("the_control_socket_goes_with_the_machine", control::the_control_socket_goes_with_the_machine),
+    (
+        "the_control_socket_of_a_dead_launcher_is_replaced_and_that_of_a_live_one_not",
+        control::the_control_socket_of_a_dead_launcher_is_replaced_and_that_of_a_live_one_not,
+    ),
+    ("clients_are_few_and_speak_the_protocol", control::clients_are_few_and_speak_the_protocol),
+    ("another_user_is_not_served", control::another_user_is_not_served),
     ("the_disk_is_free_after_any_end", devices::the_disk_is_free_after_any_end),
     ("it_is_raw_while_the_guest_runs", terminal::it_is_raw_while_the_guest_runs),
     ("it_is_restored_after_every_end", terminal::it_is_restored_after_every_end),

@@ -84,7 +84,7 @@ pub fn deaths_and_pauses_are_among_the_counters() {
     machine.send(Signal::SIGUSR1);
     machine.wait_for(
         "vmm: counters {\"exits\":3,\"blk0.deaths.exit\":0,\"blk0.deaths.signal\":2,\"blk0.deaths.system-call\":0,\
-         \"blk0.deaths.hang\":0,\"blk0.deaths.not-spawned\":0,\"blk0.deaths.disconnected\":0,\"blk0.restarts\":2,\
+         \"blk0.deaths.hang\":0,\"blk0.deaths.not-spawned\":0,\"blk0.deaths.disconnected\":0,\"blk0.restarts\":2,\"blk0.replacements\":0,\
          \"blk0.pauses\":2,\"blk0.pause_ms\":",
     );
     machine.send(Signal::SIGTERM);

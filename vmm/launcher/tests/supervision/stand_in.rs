@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use protocol::{
     Abandon, Channel, Counter, Counters, DeviceLost, DeviceOptions, Exit, Failure, FailureKind, FromCore,
-    FromDevice, Phase, Ready, Reconnect, Reconnected, ToCore, ToDevice,
+    FromDevice, Phase, Ready, Reconnect, Reconnected, Refused, Replace, ToCore, ToDevice,
 };
 
 /// The programs for which this one stands in.
@@ -67,6 +67,7 @@ fn device(control: &Channel) -> ExitCode {
     }
     while let Some((message, _)) = control.receive::<ToDevice>(Phase::Serving).expect("a message") {
         if message == ToDevice::Stop {
+            eprintln!("told to stop");
             break;
         }
     }
@@ -133,7 +134,8 @@ fn core(control: Channel) -> ExitCode {
 /// The guest obeys its power button or not. Successors of devices are taken, or the first few are not.
 fn front_ends(control: &Channel, sockets: Vec<Option<OwnedFd>>, act: &str) -> bool {
     let refused = if act == "refuse-twice" { 2 } else { 0 };
-    let mut front_ends = FrontEnds { control, sockets, refused, lost: Vec::new() };
+    let mut front_ends =
+        FrontEnds { control, sockets, refused, lost: Vec::new(), choosy: act == "refuse-replacements" };
     if act == "say-that-it-hangs" {
         front_ends.give_up(1, DeviceLost { hung: true, ..DeviceLost::new(1, "it stands still") });
     }
@@ -161,6 +163,8 @@ struct FrontEnds<'a> {
     refused: u32,
     /// Their sockets.
     lost: Vec<OwnedFd>,
+    /// Whether replacements are refused.
+    choosy: bool,
 }
 
 impl FrontEnds<'_> {
@@ -209,6 +213,19 @@ impl FrontEnds<'_> {
                     self.say(FromCore::DeviceLost(DeviceLost::new(slot, "it is another device")));
                 } else {
                     self.say(FromCore::Reconnected(Reconnected { slot }));
+                }
+            }
+            ToCore::Replace(Replace { slot }) => {
+                let place = self.sockets.get_mut(usize::from(slot).saturating_sub(1)).expect("a device");
+                match fds.into_iter().next() {
+                    Some(new) if !self.choosy => {
+                        assert!(place.replace(new).is_some(), "a replacement for one that was lost");
+                        self.say(FromCore::Reconnected(Reconnected { slot }));
+                    }
+                    new => {
+                        self.lost.extend(new);
+                        self.say(FromCore::Refused(Refused::new(slot, "it is another device")));
+                    }
                 }
             }
             ToCore::Abandon(Abandon { slot }) => eprintln!("slot {slot} is given up"),

@@ -246,3 +246,56 @@ fn programs_that_die_over_and_over_may_cost_the_device_alone() {
     }
     assert!(matches!(disk.on_death(KILLED, start), Decision::Fail(why) if why.contains("after 10 others")));
 }
+
+/// A second process that the core was offered.
+fn offered(now: Instant) -> Second {
+    let mut second = Second::new(0, None);
+    assert!(second.is_awaited() && second.offer(now).is_none());
+    second.on_spawned(5, connection(), now);
+    assert_eq!(second.deadline(), Some(after(now, 10_000)));
+    assert!(second.offer(now).is_some());
+    assert_eq!((second.offered(), second.deadline()), (Some(now), None));
+    second
+}
+
+#[test]
+fn while_the_core_has_a_choice_there_is_no_third() {
+    let start = Instant::now();
+    let mut disk = disk("");
+    assert_eq!(disk.replaceable(), Ok(0));
+    disk.second = Some(offered(start));
+    assert!(disk.replaceable().is_err() && disk.owes_a_choice());
+    assert_eq!(disk.on_death(KILLED, start), Decision::Restart);
+    assert_eq!((disk.deadline(), disk.due(after(start, 60_000))), (None, None));
+    // The core refuses it: the old one's death is as any other.
+    disk.second = None;
+    assert_eq!(disk.due(start), Some(Due::Spawn(0, false)));
+    disk.on_lost(start);
+    disk.on_spawned(connection(), start);
+    disk.on_ready();
+    disk.second = Some(offered(start));
+    assert!(disk.offer().is_none());
+    disk.second = None;
+    assert!(disk.offer().is_some());
+}
+
+#[test]
+fn what_the_core_has_chosen_serves_whatever_became_of_the_other() {
+    let start = Instant::now();
+    for dead in [true, false] {
+        let mut disk = disk("");
+        disk.second = Some(offered(start));
+        if dead {
+            assert_eq!(disk.on_death(KILLED, start), Decision::Restart);
+        }
+        let (old, _, within) = disk.on_replaced(after(start, 3)).unwrap();
+        assert_eq!((old, within, disk.process), (Some(0), Duration::from_millis(3), Some(5)));
+        assert_eq!((disk.state(), disk.due(after(start, 60_000))), ("serving", None));
+        assert!(!disk.expects());
+        assert!(disk.on_lost(start), "that is news, and about the new one");
+        let later = after(start, 60_000);
+        assert_eq!(disk.on_death(KILLED, later), Decision::Restart);
+        recover(&mut disk, later);
+    }
+    assert!(back_end("").replaceable().unwrap_err().contains("somebody else's"));
+}

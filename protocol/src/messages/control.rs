@@ -1,0 +1,180 @@
+//! A client of a machine's control socket to its launcher, and back. Since minor version 2.
+
+use super::from_core::Failure;
+use super::{name, short};
+use crate::{Error, Fields, Message, Phase, fields, limits};
+use bincode::{Decode, Encode};
+
+const DEVICES: u16 = 0x0701;
+const REPLACE: u16 = 0x0702;
+const STATUS: u16 = 0x0801;
+const REPLACED: u16 = 0x0802;
+const FAILED: u16 = 0x0803;
+
+/// What a client asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ToLauncher {
+    /// Answer with `Devices`.
+    Devices,
+    /// Replace the program of a device. Descriptor: the executable, if one is said to come along. Answered with
+    /// `Replaced` or `Failed`.
+    Replace(ReplaceDevice),
+}
+
+/// Which device.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct ReplaceDevice {
+    /// Its name, as in `blk0`.
+    pub device: String,
+    /// Whether a program comes along; else it is the one that it has.
+    pub program: bool,
+}
+
+/// What the launcher answers, once for each request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FromLauncher {
+    /// All devices.
+    Devices(Vec<DeviceStatus>),
+    /// The device is served by another process.
+    Replaced(Replaced),
+    /// It could not be done; nothing has changed but what the text says.
+    Failed(Failure),
+}
+
+/// How a device does.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct DeviceStatus {
+    /// Its name.
+    pub name: String,
+    /// In a word or two.
+    pub state: String,
+    /// Of the process that serves it; 0 if that is not one of the launcher's.
+    pub pid: i32,
+    /// Of back ends, so far.
+    pub deaths: u64,
+    /// Successors that were started, or waited for.
+    pub restarts: u64,
+    /// The longest time without a back end, in milliseconds.
+    pub longest_pause_ms: u64,
+}
+
+/// A process took the place of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct Replaced {
+    /// Its pid, as the launcher sees it.
+    pub pid: i32,
+    /// From the moment at which the core had it to talk to, in milliseconds; the guest's pause is a part of that.
+    pub within_ms: u64,
+}
+
+impl Message for ToLauncher {
+    fn kind(&self) -> u16 {
+        match self {
+            Self::Devices => DEVICES,
+            Self::Replace(_) => REPLACE,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Devices => "Devices",
+            Self::Replace(_) => "Replace",
+        }
+    }
+
+    fn fds(&self) -> usize {
+        match self {
+            Self::Devices => 0,
+            Self::Replace(replace) => replace.program.into(),
+        }
+    }
+
+    fn allowed(&self, phase: Phase) -> bool {
+        phase == Phase::Serving
+    }
+
+    fn encode(&self) -> Result<Vec<u8>, Error> {
+        match self {
+            Self::Devices => fields::encode(self.name(), &(), &Fields::default()),
+            Self::Replace(replace) => {
+                name(&replace.device)?;
+                fields::encode(self.name(), replace, &Fields::default())
+            }
+        }
+    }
+
+    fn decode(kind: u16, body: &[u8]) -> Result<Self, Error> {
+        match kind {
+            DEVICES => Ok(Self::Devices),
+            REPLACE => {
+                let (replace, _) = fields::decode_body::<ReplaceDevice>("Replace", body)?;
+                name(&replace.device)?;
+                Ok(Self::Replace(replace))
+            }
+            kind => Err(Error::Kind { kind }),
+        }
+    }
+}
+
+impl FromLauncher {
+    fn check(&self) -> Result<(), Error> {
+        match self {
+            Self::Devices(devices) => {
+                super::entries(devices.len())?;
+                devices.iter().try_for_each(|device| {
+                    name(&device.name)?;
+                    short("length of a state", &device.state, limits::MAX_NAME, "at most 32")
+                })
+            }
+            Self::Replaced(_) => Ok(()),
+            Self::Failed(failure) => failure.check(),
+        }
+    }
+}
+
+impl Message for FromLauncher {
+    fn kind(&self) -> u16 {
+        match self {
+            Self::Devices(_) => STATUS,
+            Self::Replaced(_) => REPLACED,
+            Self::Failed(_) => FAILED,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Devices(_) => "Devices",
+            Self::Replaced(_) => "Replaced",
+            Self::Failed(_) => "Failed",
+        }
+    }
+
+    fn fds(&self) -> usize {
+        0
+    }
+
+    fn allowed(&self, phase: Phase) -> bool {
+        phase == Phase::Serving
+    }
+
+    fn encode(&self) -> Result<Vec<u8>, Error> {
+        self.check()?;
+        let (name, none) = (self.name(), Fields::default());
+        match self {
+            Self::Devices(devices) => fields::encode(name, devices, &none),
+            Self::Replaced(replaced) => fields::encode(name, replaced, &none),
+            Self::Failed(failure) => fields::encode(name, failure, &none),
+        }
+    }
+
+    fn decode(kind: u16, body: &[u8]) -> Result<Self, Error> {
+        let message = match kind {
+            STATUS => Self::Devices(fields::decode_body("Devices", body)?.0),
+            REPLACED => Self::Replaced(fields::decode_body("Replaced", body)?.0),
+            FAILED => Self::Failed(fields::decode_body("Failed", body)?.0),
+            kind => return Err(Error::Kind { kind }),
+        };
+        message.check()?;
+        Ok(message)
+    }
+}

@@ -1,0 +1,107 @@
+//! `vmm ctl VM …`: a client of a machine's control socket. It opens what it names itself, as the user who calls it, and
+//! sends descriptors: the launcher of a machine that runs knows no path.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use clap::{Parser, Subcommand};
+use protocol::{Channel, DeviceStatus, FromLauncher, Phase, ReplaceDevice, ToLauncher};
+
+use crate::control_socket;
+use crate::error::Error;
+use crate::exit_code::Code;
+use crate::open;
+use crate::report::printable;
+
+/// Controls a machine that runs.
+#[derive(Debug, Parser)]
+#[command(name = "vmm ctl", max_term_width = 110)]
+pub struct ControlLine {
+    /// The machine: the path that it was given with --control-socket.
+    #[arg(value_name = "VM")]
+    pub machine: PathBuf,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What a machine can be asked.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// List the devices, who serves them and how they have done.
+    Devices,
+    /// Replace the program of a device by a new process of it, or of another program, under the running guest.
+    ReplaceDevice {
+        /// The device's name, as in blk0.
+        #[arg(value_name = "ID")]
+        device: String,
+
+        /// Another program, from now on; it runs in the same confinement, under the same policy.
+        #[arg(long, value_name = "PATH")]
+        program: Option<PathBuf>,
+    },
+}
+
+/// Asks, waits for the answer, and says it.
+pub fn run(line: &ControlLine) -> Result<String, Error> {
+    let (request, program) = match &line.command {
+        Command::Devices => (ToLauncher::Devices, None),
+        Command::ReplaceDevice { device, program } => {
+            let program = program.as_deref().map(executable).transpose()?;
+            let replace = ReplaceDevice { device: device.clone(), program: program.is_some() };
+            (ToLauncher::Replace(replace), program)
+        }
+    };
+    match ask(&line.machine, &request, program.as_ref())? {
+        FromLauncher::Devices(devices) => Ok(devices.iter().map(row).collect()),
+        FromLauncher::Replaced(replaced) => {
+            Ok(format!("replaced: pid {} took over within {} ms\n", replaced.pid, replaced.within_ms))
+        }
+        FromLauncher::Failed(failure) => Err(Error::Control(failure.text)),
+    }
+}
+
+fn ask(machine: &Path, request: &ToLauncher, program: Option<&OwnedFd>) -> Result<FromLauncher, Error> {
+    let wrong = |error: protocol::Error| match error {
+        protocol::Error::Limit { .. } => Error::Usage(format!("cannot ask for that: {error}")),
+        error => Error::Control(format!("the machine cannot be asked: {error}")),
+    };
+    let channel: Channel = control_socket::client(machine)?;
+    let fds: Vec<_> = program.iter().map(|program| program.as_fd()).collect();
+    let hung_up = || {
+        let why = "it hung up: it ended, has too many clients, or was started by another user";
+        Error::Control(why.to_owned())
+    };
+    match channel.send(request, &fds) {
+        Err(protocol::Error::System {
+            errno: nix::errno::Errno::EPIPE | nix::errno::Errno::ECONNRESET,
+            ..
+        }) => {
+            return Err(hung_up());
+        }
+        sent => sent.map_err(wrong)?,
+    }
+    let answer = channel.receive(Phase::Serving).map_err(wrong)?;
+    answer.map(|(answer, _)| answer).ok_or_else(hung_up)
+}
+
+fn executable(path: &Path) -> Result<OwnedFd, Error> {
+    open::program(path).map_err(|error| {
+        let text = match error.kind() {
+            std::io::ErrorKind::IsADirectory => "it is no file".to_owned(),
+            _ => error.to_string(),
+        };
+        Error::Path { what: "use program", path: path.to_owned(), text, code: Code::Resource }
+    })
+}
+
+fn row(device: &DeviceStatus) -> String {
+    let DeviceStatus { name, state, pid, deaths, restarts, longest_pause_ms } = device;
+    let who = if *pid == 0 { String::new() } else { format!(" (pid {pid})") };
+    format!(
+        "{}: {}{who}, {deaths} deaths, {restarts} restarts, longest pause {longest_pause_ms} ms\n",
+        printable(name),
+        printable(state)
+    )
+}

@@ -1,0 +1,88 @@
+//! A second process of a device, beside the one that serves it: it is to replace that one on purpose.
+//!
+//! ```text
+//! Asked ──spawned──▶ Starting ──ready──▶ Offered ──the core took it up──▶ it is the device's process
+//! ```
+//!
+//! Until it is offered, whatever goes wrong with it ends it and nothing else. Once it is, the core owes one word, refused
+//! or taken up, and only that says which of the two processes serves: it is awaited even if either has died meanwhile, and
+//! no successor is offered before it.
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use sandbox_policies::spawn::Ended;
+
+/// From the spawn until it is ready.
+const START: Duration = Duration::from_secs(10);
+
+/// See above.
+#[derive(Debug)]
+pub struct Second {
+    /// The client who waits for the outcome.
+    pub client: u64,
+    /// What it executes, if not the device's own program.
+    pub program: Option<OwnedFd>,
+    /// Its number among the processes, once it was spawned.
+    pub process: Option<usize>,
+    /// Why it is being ended.
+    pub reason: Option<String>,
+    /// How it ended, if that was before the core's word.
+    pub ended: Option<Ended>,
+    step: Step,
+    front_end: Option<OwnedFd>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// Of the spawner.
+    Asked,
+    /// It has until then to be ready.
+    Starting(Instant),
+    /// To the core, since then.
+    Offered(Instant),
+}
+
+impl Second {
+    /// One that the spawner was asked for.
+    pub fn new(client: u64, program: Option<OwnedFd>) -> Second {
+        Second {
+            client,
+            program,
+            process: None,
+            reason: None,
+            ended: None,
+            step: Step::Asked,
+            front_end: None,
+        }
+    }
+
+    /// Whether the spawner owes it.
+    pub fn is_awaited(&self) -> bool {
+        self.step == Step::Asked
+    }
+
+    /// It runs, as this process.
+    pub fn on_spawned(&mut self, process: usize, front_end: OwnedFd, now: Instant) {
+        self.process = Some(process);
+        self.front_end = Some(front_end);
+        self.step = Step::Starting(now.checked_add(START).unwrap_or(now));
+    }
+
+    /// It is ready: the connection to offer to the core.
+    pub fn offer(&mut self, now: Instant) -> Option<OwnedFd> {
+        let front_end = self.front_end.take()?;
+        self.step = Step::Offered(now);
+        Some(front_end)
+    }
+
+    /// Since when the core owes its word.
+    pub fn offered(&self) -> Option<Instant> {
+        if let Step::Offered(since) = self.step { Some(since) } else { None }
+    }
+
+    /// When it is late.
+    pub fn deadline(&self) -> Option<Instant> {
+        if let Step::Starting(until) = self.step { Some(until) } else { None }
+    }
+}
