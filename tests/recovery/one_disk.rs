@@ -1,10 +1,12 @@
-//! A guest on one CPU whose only disk dies again and again; it writes and compares by busybox, independently of our checker.
+//! A guest whose only disk dies, or is replaced, again and again; it writes and compares by busybox, independently of our
+//! checker.
 
+use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use system_tests::{Disk, Machine, Result, Running, children, warnings, within};
+use system_tests::{Disk, Ended, Machine, Result, Running, children, program, warnings, within};
 
 /// How often the program is killed.
 const KILLS: usize = 20;
@@ -35,6 +37,17 @@ fn kill_over_and_over(running: &Running) -> Result<()> {
     Ok(())
 }
 
+/// The guest has written more often than its disk's process changed, and lost nothing of it.
+fn is_whole(ended: &Ended, disk: &Disk) -> Result<()> {
+    assert_eq!(ended.code(), Some(0), "{}", ended.everything());
+    let (written, failed) = ended.said("written-and-failed")?.split_once(' ').expect("two numbers");
+    assert!(written.parse::<usize>().expect("a number") > KILLS, "{}", ended.everything());
+    assert_eq!(failed, "0", "{}", ended.everything());
+    assert_eq!(ended.said("different")?, "0", "{}", ended.everything());
+    assert_eq!(disk.md5()?, ended.said("whole")?);
+    Ok(())
+}
+
 #[test]
 fn a_guest_on_one_cpu_loses_nothing_to_twenty_deaths_of_its_disk() -> Result<()> {
     let disk = Disk::empty(4 << 20)?;
@@ -43,12 +56,37 @@ fn a_guest_on_one_cpu_loses_nothing_to_twenty_deaths_of_its_disk() -> Result<()>
     kill_over_and_over(&running)?;
     running.type_line("end")?;
     let ended = running.wait()?;
-    assert_eq!(ended.code(), Some(0), "{}", ended.everything());
-    let (written, failed) = ended.said("written-and-failed")?.split_once(' ').expect("two numbers");
-    assert!(written.parse::<usize>().expect("a number") > KILLS, "{}", ended.everything());
-    assert_eq!(failed, "0", "{}", ended.everything());
-    assert_eq!(ended.said("different")?, "0", "{}", ended.everything());
-    assert_eq!(disk.md5()?, ended.said("whole")?);
+    is_whole(&ended, &disk)?;
     assert_eq!(ended.log.matches("vmm: device blk0 died: killed by SIGKILL").count(), KILLS);
+    warnings::none_of_ours(&ended)
+}
+
+#[test]
+fn a_guest_loses_nothing_while_its_disks_program_is_replaced_twenty_times() -> Result<()> {
+    let disk = Disk::empty(4 << 20)?;
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("control");
+    let path = socket.to_str().expect("text");
+    let machine = Machine::new("survive").option("cpus", "2").option("control-socket", path);
+    let mut running = machine.disk(disk.path(), ",queues=2").start()?;
+    running.wait_for("writing")?;
+    for round in 0..KILLS {
+        let before = device(&running)?;
+        let mut command = Command::new(program("vmm")?);
+        command.arg("ctl").arg(&socket).args(["replace-device", "blk0"]);
+        let ended = Running::start(command)?.wait()?;
+        assert_eq!(ended.code(), Some(0), "round {round}: {}", ended.everything());
+        // The old one was told to end.
+        within("the end of the old one", || {
+            children(running.pid()).into_iter().all(|process| process.pid != before).then_some(())
+        })?;
+        assert_ne!(device(&running)?, before);
+    }
+    running.type_line("end")?;
+    let ended = running.wait()?;
+    is_whole(&ended, &disk)?;
+    assert_eq!(ended.log.matches("vmm: device blk0 is replaced").count(), KILLS);
+    assert!(!ended.log.contains(" died: "), "{}", ended.everything());
+    assert!(!socket.exists());
     warnings::none_of_ours(&ended)
 }

@@ -36,9 +36,11 @@ Devices:
       serial=TEXT             queues=N (1)            queue-size=N (256)
       on-failure=restart|fail|stop (restart: a program that dies is replaced, and the guest goes on)
       give-up=fail|stop (stop: when one program after the other dies)
+      spare=on|off (off: on starts a second process ahead, which takes over at once)
   rng                a virtio-rng that gives the guest entropy of the host, served by device-rng
       path=FILE (/dev/urandom)                        queue-size=N (256)
       on-failure=restart|fail|stop (restart)          give-up=fail|stop (stop)
+      spare=on|off (off)
   TYPE,socket=PATH   any virtio device, served by the vhost-user back end that listens there
       queues=N                queue-size=N (256)
       on-failure=restart|fail|stop (restart: connect again as soon as somebody listens again)

@@ -3,7 +3,8 @@
 //! Made before the launcher confines itself: of packets, of mode 0600, and never where somebody listens already. A name
 //! that a dead launcher left behind shows by nobody listening, and is replaced. A confined launcher can accept and do
 //! nothing else about it: its spawner removes the name at the end, if that is still this socket's; until there is a
-//! spawner, whoever made it does. When the launcher is killed by SIGKILL nobody is left to do so.
+//! spawner, whoever made it does. When the launcher is killed by SIGKILL the spawner dies with it, and may not have come
+//! to that.
 
 use std::cell::Cell;
 use std::fs::OpenOptions;

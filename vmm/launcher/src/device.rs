@@ -54,6 +54,8 @@ pub struct Device {
     pub queue_size: u16,
     /// Who serves it.
     pub back_end: BackEnd,
+    /// Whether a second process is started ahead, to take over when the one that serves dies.
+    pub spare: bool,
     /// What becomes of it when who serves it dies.
     pub on_failure: OnFailure,
     /// What becomes of it when it is restarted no more.
@@ -157,6 +159,7 @@ fn device(word: &DeviceOption, slot: u8, name: String) -> Result<Device, Error> 
     };
     let on_failure = options.on_failure()?;
     let give_up = options.give_up(on_failure)?;
+    let spare = back_end.program().is_some() && options.spare(on_failure)?;
     let patience = if back_end.program().is_none() { options.patience(on_failure)? } else { None };
     options.nothing_else()?;
     let queues = match back_end {
@@ -164,7 +167,7 @@ fn device(word: &DeviceOption, slot: u8, name: String) -> Result<Device, Error> 
         BackEnd::Socket(_) => queues.unwrap_or(0),
     };
     let virtio_type = *virtio_type;
-    Ok(Device { name, slot, virtio_type, queues, queue_size, back_end, on_failure, give_up, patience })
+    Ok(Device { name, slot, virtio_type, queues, queue_size, back_end, spare, on_failure, give_up, patience })
 }
 
 /// The options of one device; remembers which were asked for, so that the others can be refused.
@@ -232,6 +235,15 @@ impl<'a> Options<'a> {
         }
     }
 
+    fn spare(&mut self, on_failure: OnFailure) -> Result<bool, Error> {
+        match self.switch("spare", false)? {
+            true if on_failure != OnFailure::Restart => {
+                Err(self.wrong("spare=on goes with on-failure=restart alone".to_owned()))
+            }
+            spare => Ok(spare),
+        }
+    }
+
     fn patience(&mut self, on_failure: OnFailure) -> Result<Option<Duration>, Error> {
         match self.text("patience").map(|text| (text, text.parse::<u32>())) {
             None => Ok(None),
@@ -262,7 +274,7 @@ impl<'a> Options<'a> {
             discard: self.switch("discard", true)?,
         };
         let lock = self.switch("lock", true)?;
-        self.known.extend(["on-failure", "give-up"]);
+        self.known.extend(["on-failure", "give-up", "spare"]);
         // A slip in the name of an option is the likelier cause, and says more.
         self.nothing_else()?;
         let path = path.ok_or_else(|| self.wrong("neither path=FILE nor socket=PATH is given".to_owned()))?;
@@ -366,6 +378,9 @@ mod tests {
         assert!(refused("net,socket=/s,on-failure=fail,patience=3").contains("on-failure=restart alone"));
         assert!(refused("net,socket=/s,on-failure=stop,give-up=fail").contains("on-failure=restart alone"));
         assert!(refused("blk,path=d,patience=3").contains("unknown option 'patience'"));
+        assert!(devices(&["rng,spare=on".parse().unwrap()]).unwrap()[0].spare);
+        assert!(refused("blk,path=d,spare=on,on-failure=fail").contains("on-failure=restart alone"));
+        assert!(refused("blk,socket=/s,spare=on").contains("unknown option 'spare'"));
     }
 
     #[test]

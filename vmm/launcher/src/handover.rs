@@ -82,7 +82,7 @@ pub fn hand_over(machine: &Machine, inputs: &Inputs, memory: &[Region]) -> Resul
     let mut made = Vec::new();
     for device in &machine.devices {
         made.push(match device.back_end.program() {
-            Some(_) => groups.group(machine, &device.name, device.queues.into())?,
+            Some(_) => groups.group(machine, &device.name, threads(machine, device))?,
             None => None,
         });
     }
@@ -180,6 +180,12 @@ fn device_processes<'a>(
         processes.push(DeviceProcess { spawning, options, resource });
     }
     Ok(processes)
+}
+
+/// Of its program: one for each queue, and twice that where there may be a second process for a while.
+fn threads(machine: &Machine, device: &Device) -> u64 {
+    let processes = if device.spare || machine.control_socket.is_some() { 2 } else { 1 };
+    u64::from(device.queues).saturating_mul(processes)
 }
 
 /// The slot and the socket of a device whose back end somebody else runs.

@@ -104,7 +104,9 @@ impl Supervisor {
         };
         self.tell_of(device, &DeviceEvent::Death { cause, how: how.clone(), blamed, then });
         // If the core has both to choose from, it says so first, unless nobody wants to know any more.
-        if then != Then::Restart || !self.devices.get(device).is_some_and(Recovery::owes_a_choice) {
+        // A spare is kept for later where it has not just taken over.
+        let kept = |device: &Recovery| device.owes_a_choice() || device.replacement().is_none();
+        if then != Then::Restart || !self.devices.get(device).is_some_and(kept) {
             self.fail_second(device, &format!("the process that serves has died: {how}"));
         }
         match then {
@@ -196,6 +198,7 @@ impl Supervisor {
         }
         let now = Instant::now();
         self.end_the_late(now);
+        self.ask_for_spares();
         let due: Vec<Due> = self.devices.iter_mut().filter_map(|device| device.due(now)).collect();
         for due in due {
             match due {
@@ -312,7 +315,7 @@ impl Supervisor {
         let new = Process::new(&process.name, process.program, (child, control, log));
         // One that the core has chosen meanwhile is not to be followed any more.
         if second || !self.expects(device) {
-            return self.on_second_spawned(device, new, front_end);
+            return self.on_second_spawned(device, new, front_end, second);
         }
         let Some(process) = self.processes.all.get_mut(index) else { return };
         *process = new;

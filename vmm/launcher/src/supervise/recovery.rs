@@ -52,6 +52,8 @@ pub struct Recovery {
     pub second: Option<Second>,
     /// What has happened to it.
     pub tally: Tally,
+    /// Whether a spare is to be there while it serves.
+    spare: bool,
     on_failure: OnFailure,
     give_up: GiveUp,
     /// How long a back end of somebody else may be away.
@@ -153,6 +155,7 @@ impl Recovery {
             program: None,
             second: None,
             tally: Tally::default(),
+            spare: device.spare,
             on_failure: device.on_failure,
             give_up: device.give_up,
             patience: device.patience,
@@ -215,6 +218,16 @@ impl Recovery {
             OnFailure::Restart if self.process.is_none() => self.reconnect(delay(self.deaths), now),
             OnFailure::Restart if self.deaths > MOST => {
                 self.give_up(format!(", after {MOST} others that served for less than a second"))
+            }
+            // Not for the second in a row: a spare was started before it could be told whom a request may have ended.
+            OnFailure::Restart
+                if self.deaths == 1 && self.second.as_ref().is_some_and(Second::can_take_over) =>
+            {
+                if let Some(spare) = self.second.take() {
+                    (self.process, self.front_end) = spare.take_over();
+                }
+                self.step = Step::Ready;
+                Decision::Restart
             }
             OnFailure::Restart => {
                 self.step = Step::Waiting(now.checked_add(delay(self.deaths)).unwrap_or(now));
@@ -335,7 +348,7 @@ impl Recovery {
     /// The spawner's number of it, if its process can be replaced now.
     pub fn replaceable(&self) -> Result<u8, String> {
         let name = &self.name;
-        match (self.number, self.step, &self.second) {
+        match (self.number, self.step, self.replacement()) {
             (None, ..) => {
                 Err(format!("device {name} is served by somebody else's back end; restart that one"))
             }
@@ -343,6 +356,22 @@ impl Recovery {
             (Some(number), Step::Serving(_), None) => Ok(number),
             _ => Err(format!("device {name} has no process that serves it now: it is {}", self.state())),
         }
+    }
+
+    /// The second process, if it is no spare.
+    pub fn replacement(&self) -> Option<&Second> {
+        self.second.as_ref().filter(|second| second.client.is_some())
+    }
+
+    /// Whether a spare is to be spawned now.
+    pub fn wants_spare(&self) -> bool {
+        self.spare && self.second.is_none() && matches!(self.step, Step::Serving(_))
+    }
+
+    /// The last spare is no more, for no good reason: there will be no other, for one that dies would be followed by the
+    /// next for ever.
+    pub fn renounce_spare(&mut self) {
+        self.spare = false;
     }
 
     /// Whether the core was offered another process for the one that serves, and has yet to say which it has.
@@ -366,7 +395,7 @@ impl Recovery {
     /// How it does, in a word or two.
     pub fn state(&self) -> &'static str {
         match self.step {
-            Step::Serving(_) if self.second.is_some() => "being replaced",
+            Step::Serving(_) if self.replacement().is_some() => "being replaced",
             Step::Serving(_) => "serving",
             Step::Over => "failed",
             _ if self.number.is_none() => "disconnected",

@@ -17,6 +17,7 @@ use super::device_event::DeviceEvent;
 use super::second::Second;
 use super::{GRACE, Recovery, Supervisor, after, verdict};
 use crate::nearest;
+use crate::report;
 use crate::spawn::Process;
 
 impl Supervisor {
@@ -35,6 +36,36 @@ impl Supervisor {
             let hint = nearest::hint(name, names.iter().map(String::as_str));
             return Err(format!("there is no device '{name}'{hint}; vmm ctl VM devices lists all"));
         };
+        let Some(recovery) = self.devices.get_mut(device) else { return Ok(()) };
+        recovery.replaceable()?;
+        // A spare of the program that goes is of no use; one of the program that comes follows.
+        if let Some(index) = recovery.second.take().and_then(|spare| spare.process) {
+            self.dismiss(index, false);
+        }
+        self.ask_for_second(device, Some(client), program)
+    }
+
+    /// Has the spares spawned that there are to be.
+    pub(super) fn ask_for_spares(&mut self) {
+        while let Some(device) = self.devices.iter().position(Recovery::wants_spare) {
+            if let Err(why) = self.ask_for_second(device, None, None) {
+                self.renounce_spare(device, &why);
+            }
+        }
+    }
+
+    fn renounce_spare(&mut self, device: usize, why: &str) {
+        let Some(recovery) = self.devices.get_mut(device) else { return };
+        recovery.renounce_spare();
+        report::say(&format!("device {} has no spare any more: {why}", recovery.name));
+    }
+
+    fn ask_for_second(
+        &mut self,
+        device: usize,
+        client: Option<u64>,
+        program: Option<OwnedFd>,
+    ) -> Result<(), String> {
         let Some(recovery) = self.devices.get_mut(device) else { return Ok(()) };
         let number = recovery.replaceable()?;
         // A program that replaced the first one stays the device's own.
@@ -58,7 +89,13 @@ impl Supervisor {
     }
 
     /// The spawner has spawned one.
-    pub(super) fn on_second_spawned(&mut self, device: usize, process: Process, front_end: OwnedFd) {
+    pub(super) fn on_second_spawned(
+        &mut self,
+        device: usize,
+        process: Process,
+        front_end: OwnedFd,
+        wanted: bool,
+    ) {
         let keeps = |index| self.devices.iter().any(|device| device.has(index));
         let index = self.processes.place(process, keeps);
         let Some(process) = self.processes.all.get(index) else { return };
@@ -66,7 +103,7 @@ impl Supervisor {
             return self.fail(&error);
         }
         let second = self.devices.get_mut(device).and_then(|device| device.second.as_mut());
-        match second.filter(|second| second.is_awaited()) {
+        match second.filter(|second| wanted && second.is_awaited()) {
             Some(second) if matches!(self.state, super::State::Running | super::State::PowerButton(_)) => {
                 second.on_spawned(index, front_end, Instant::now());
             }
@@ -75,10 +112,15 @@ impl Supervisor {
         }
     }
 
-    /// It is ready: the core may have it.
+    /// It is ready: the core may have it, now or, if it is a spare, when it is needed.
     pub(super) fn on_second_ready(&mut self, index: usize) {
         let Some(device) = self.second(index) else { return };
         let Some(recovery) = self.devices.get_mut(device) else { return };
+        if let Some(spare) = recovery.second.as_mut().filter(|second| second.client.is_none()) {
+            spare.keep();
+            let pid = self.processes.all.get(index).map_or(0, |process| process.child.pid());
+            return report::say(&format!("device {} has a spare (pid {pid})", recovery.name));
+        }
         let slot = recovery.slot;
         let Some(front_end) = recovery.second.as_mut().and_then(|second| second.offer(Instant::now())) else {
             return;
@@ -118,7 +160,12 @@ impl Supervisor {
         if let Some(index) = second.process {
             self.dismiss(index, false);
         }
-        self.answer(second.client, &FromLauncher::Failed(Failure::new(FailureKind::Device, why)));
+        match second.client {
+            Some(client) => {
+                self.answer(client, &FromLauncher::Failed(Failure::new(FailureKind::Device, why)));
+            }
+            None => self.renounce_spare(device, why),
+        }
         self.carry_on();
     }
 
@@ -146,7 +193,9 @@ impl Supervisor {
         }
         self.tell_of(device, &DeviceEvent::Replaced { pid, within });
         let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
-        self.answer(second.client, &FromLauncher::Replaced(Replaced { pid, within_ms }));
+        if let Some(client) = second.client {
+            self.answer(client, &FromLauncher::Replaced(Replaced { pid, within_ms }));
+        }
         if let (Some(index), Some(ended)) = (second.process, second.ended) {
             // It died between the core's word and now.
             if let Some(process) = self.processes.all.get(index) {

@@ -1,7 +1,9 @@
-//! A second process of a device, beside the one that serves it: it is to replace that one on purpose.
+//! A second process of a device, beside the one that serves it: it is to replace that one on purpose, or is a spare that
+//! takes over when that one dies.
 //!
 //! ```text
 //! Asked ──spawned──▶ Starting ──ready──▶ Offered ──the core took it up──▶ it is the device's process
+//!                        └──ready, a spare──▶ Spare ──a death──▶ the same, offered as any successor
 //! ```
 //!
 //! Until it is offered, whatever goes wrong with it ends it and nothing else. Once it is, the core owes one word, refused
@@ -19,8 +21,8 @@ const START: Duration = Duration::from_secs(10);
 /// See above.
 #[derive(Debug)]
 pub struct Second {
-    /// The client who waits for the outcome.
-    pub client: u64,
+    /// The client who waits for the outcome; none, if it is a spare.
+    pub client: Option<u64>,
     /// What it executes, if not the device's own program.
     pub program: Option<OwnedFd>,
     /// Its number among the processes, once it was spawned.
@@ -39,13 +41,15 @@ enum Step {
     Asked,
     /// It has until then to be ready.
     Starting(Instant),
+    /// Ready, and nobody's yet.
+    Spare,
     /// To the core, since then.
     Offered(Instant),
 }
 
 impl Second {
     /// One that the spawner was asked for.
-    pub fn new(client: u64, program: Option<OwnedFd>) -> Second {
+    pub fn new(client: Option<u64>, program: Option<OwnedFd>) -> Second {
         Second {
             client,
             program,
@@ -74,6 +78,23 @@ impl Second {
         let front_end = self.front_end.take()?;
         self.step = Step::Offered(now);
         Some(front_end)
+    }
+
+    /// A spare is ready.
+    pub fn keep(&mut self) {
+        if matches!(self.step, Step::Starting(_)) {
+            self.step = Step::Spare;
+        }
+    }
+
+    /// Whether it is a spare that is ready.
+    pub fn can_take_over(&self) -> bool {
+        self.step == Step::Spare && self.front_end.is_some()
+    }
+
+    /// The spare's process, and the connection to offer to the core.
+    pub fn take_over(mut self) -> (Option<usize>, Option<OwnedFd>) {
+        (self.process, self.front_end.take())
     }
 
     /// Since when the core owes its word.

@@ -162,6 +162,9 @@ pub fn the_control_socket_of_a_dead_launcher_is_replaced_and_that_of_a_live_one_
     let second = Machine::with("obey", &[&argument]).end();
     assert_eq!(second.code, Some(RESOURCE), "{}", second.log);
     assert!(second.log.contains("somebody listens there already"), "{}", second.log);
+    // The spawner first: it may yet be quick enough to remove the name when the launcher is killed.
+    first.kill_program("vmm");
+    first.wait_for("vmm: the spawner is gone");
     first.send(Signal::SIGKILL);
     first.end();
     assert!(path.exists(), "nobody was left to remove it");
@@ -171,6 +174,34 @@ pub fn the_control_socket_of_a_dead_launcher_is_replaced_and_that_of_a_live_one_
     assert_eq!((output.status.code(), said(&output).as_str()), (Some(0), ""));
     ends_well(third);
     assert!(!path.exists());
+}
+
+fn pid_in(line: &str) -> i32 {
+    let (_, rest) = line.split_once("(pid ").expect("a pid");
+    rest.split_once(')').expect("its end").0.parse().expect("a number")
+}
+
+pub fn a_spare_takes_over_and_is_followed_by_another() {
+    let disk = "--device=blk,path=disk.raw,spare=on";
+    let mut machine = Machine::with("obey", &[disk, "--control-socket=control"]);
+    machine.wait_until_confined();
+    let mut spare = pid_in(&machine.line("vmm: device blk0 has a spare (pid "));
+    let serves = serving(&machine);
+    assert_ne!(serves, spare);
+    kill(Pid::from_raw(serves), Signal::SIGKILL).expect("it lives");
+    machine.wait_for("vmm: device blk0 died: killed by SIGKILL");
+    assert_eq!(pid_in(&machine.line("vmm: device blk0 serves again (pid ")), spare);
+    spare = pid_in(&machine.line("vmm: device blk0 has a spare (pid "));
+    // With a spare there, too, the program can be replaced; the spare goes with the old one.
+    let output = machine.ctl(&["replace-device", "blk0"]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert_ne!(serving(&machine), spare);
+    let last = pid_in(&machine.line("vmm: device blk0 has a spare (pid "));
+    assert_ne!(last, spare);
+    kill(Pid::from_raw(last), Signal::SIGKILL).expect("it lives");
+    machine.wait_for("vmm: device blk0 has no spare any more: ");
+    assert!(serving(&machine) > 0, "it is no matter for the one that serves");
+    ends_well(machine);
 }
 
 /// A client that speaks for itself.

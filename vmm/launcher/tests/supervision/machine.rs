@@ -65,13 +65,18 @@ impl Machine {
 
     /// Until a line that begins so.
     pub fn wait_for(&mut self, beginning: &str) {
+        self.line(beginning);
+    }
+
+    /// The next line that begins so.
+    pub fn line(&mut self, beginning: &str) -> String {
         loop {
             let mut line = String::new();
             let count = self.errors.read_line(&mut line).expect("text");
             self.log.push_str(&line);
             assert!(count > 0, "vmm ended and did not say {beginning:?}: {}", self.log);
             if line.starts_with(beginning) {
-                return;
+                return line;
             }
         }
     }

@@ -20,7 +20,7 @@ use machine::Machine;
 use nix::sys::signal::Signal;
 
 /// Every test, by name.
-const TESTS: [(&str, fn()); 45] = [
+const TESTS: [(&str, fn()); 46] = [
     ("the_guests_own_ends_have_their_codes", the_guests_own_ends_have_their_codes),
     ("a_core_is_given_what_the_hand_over_lists", a_core_is_given_what_the_hand_over_lists),
     ("a_core_that_fails_is_heard_in_one_line", a_core_that_fails_is_heard_in_one_line),
@@ -115,6 +115,7 @@ const TESTS: [(&str, fn()); 45] = [
         control::the_control_socket_of_a_dead_launcher_is_replaced_and_that_of_a_live_one_not,
     ),
     ("clients_are_few_and_speak_the_protocol", control::clients_are_few_and_speak_the_protocol),
+    ("a_spare_takes_over_and_is_followed_by_another", control::a_spare_takes_over_and_is_followed_by_another),
     ("another_user_is_not_served", control::another_user_is_not_served),
     ("the_disk_is_free_after_any_end", devices::the_disk_is_free_after_any_end),
     ("it_is_raw_while_the_guest_runs", terminal::it_is_raw_while_the_guest_runs),

@@ -249,7 +249,7 @@ fn programs_that_die_over_and_over_may_cost_the_device_alone() {
 
 /// A second process that the core was offered.
 fn offered(now: Instant) -> Second {
-    let mut second = Second::new(0, None);
+    let mut second = Second::new(Some(0), None);
     assert!(second.is_awaited() && second.offer(now).is_none());
     second.on_spawned(5, connection(), now);
     assert_eq!(second.deadline(), Some(after(now, 10_000)));
@@ -298,4 +298,40 @@ fn what_the_core_has_chosen_serves_whatever_became_of_the_other() {
         recover(&mut disk, later);
     }
     assert!(back_end("").replaceable().unwrap_err().contains("somebody else's"));
+}
+
+/// A spare that is ready.
+fn spare(now: Instant) -> Second {
+    let mut spare = Second::new(None, None);
+    spare.on_spawned(7, connection(), now);
+    assert!(!spare.can_take_over());
+    spare.keep();
+    assert!(spare.can_take_over() && spare.deadline().is_none());
+    spare
+}
+
+#[test]
+fn a_spare_takes_over_at_once_but_not_twice_in_a_row() {
+    let start = Instant::now();
+    let mut disk = disk(",spare=on");
+    assert!(disk.wants_spare());
+    disk.second = Some(spare(start));
+    assert!(!disk.wants_spare());
+    assert_eq!((disk.state(), disk.replaceable()), ("serving", Ok(0)));
+    assert_eq!(disk.on_death(Cause::Signal(11), start), Decision::Restart);
+    assert_eq!((disk.process, disk.due(after(start, 60_000))), (Some(7), None));
+    assert!(!disk.wants_spare(), "it does not serve yet");
+    assert!(disk.offer().is_none(), "the core has not told of the loss");
+    disk.on_lost(start);
+    assert!(disk.offer().is_some());
+    assert_eq!(disk.on_reconnected(after(start, 2)), TakenUp::Serves(Duration::from_millis(2)));
+    assert!(disk.wants_spare());
+    // A request may be to blame for both: the third process is told so, which the spare could not be.
+    disk.second = Some(spare(start));
+    assert_eq!(disk.on_death(Cause::Signal(11), after(start, 3)), Decision::Restart);
+    assert_eq!(disk.due(after(start, 60_000)), Some(Due::Spawn(0, true)));
+    assert!(disk.second.is_some(), "it is there for later");
+    disk.second = None;
+    disk.renounce_spare();
+    assert!(!disk.wants_spare());
 }
