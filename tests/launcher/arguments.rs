@@ -52,3 +52,33 @@ fn a_command_line_too_long() -> Result<()> {
     says(&refused(USAGE, &[KERNEL, &format!("--cmdline={}", "x".repeat(4096))])?, &["4096"]);
     Ok(())
 }
+
+#[test]
+fn options_that_contradict_each_other() -> Result<()> {
+    for (options, says_what) in [
+        ("on-failure=fail,give-up=stop", "give-up="),
+        ("on-failure=stop,patience=3", "patience="),
+        ("patience=soon", "number of seconds"),
+        ("give-up=later", "neither fail nor stop"),
+        ("spare=on", "unknown option 'spare'"),
+        ("patiense=3", "did you mean 'patience'"),
+    ] {
+        let device = format!("--device=net,socket=/run/net.sock,{options}");
+        says(&refused(USAGE, &[KERNEL, &device])?, &["net0", says_what]);
+    }
+    says(
+        &refused(USAGE, &[KERNEL, "--device=blk,path=/disk.raw,spare=on,on-failure=stop"])?,
+        &["blk0", "spare=on"],
+    );
+    Ok(())
+}
+
+#[test]
+fn a_machine_is_controlled_by_name_and_word() -> Result<()> {
+    says(&refused(USAGE, &["ctl"])?, &["VM"]);
+    says(&refused(USAGE, &["ctl", "vm.sock"])?, &["devices", "replace-device"]);
+    says(&refused(USAGE, &["ctl", "vm.sock", "replace-devise", "blk0"])?, &["replace-device"]);
+    says(&refused(USAGE, &["ctl", "vm.sock", "replace-device"])?, &["ID"]);
+    says(&refused(USAGE, &["ctl", "vm.sock", "replace-device", "blk0", "--porgram", "x"])?, &["--program"]);
+    Ok(())
+}

@@ -136,3 +136,27 @@ fn two_devices_on_one_socket() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_control_socket_where_something_else_is() -> Result<()> {
+    let text = file(b"text")?;
+    let folder = tempfile::tempdir().expect("a folder");
+    let other = folder.path().join("other.sock");
+    let _listener = UnixListener::bind(&other).expect("a socket");
+    let long = folder.path().join("x".repeat(120));
+    for (path, why) in [
+        (folder.path(), "a directory is there"),
+        (text.path(), "no socket"),
+        (other.as_path(), "somebody listens there already"),
+        (long.as_path(), "at most 107 bytes"),
+        (Path::new("/nowhere/vm.sock"), "No such file"),
+    ] {
+        let socket = format!("--control-socket={}", path.display());
+        says(&refused(RESOURCE, &[kernel(text.path()), socket])?, &[&path.display().to_string(), why]);
+    }
+    for path in [&other, &folder.path().join("missing.sock")] {
+        let line = refused(RESOURCE, &["ctl", &path.display().to_string(), "devices"])?;
+        says(&line, &[&path.display().to_string()]);
+    }
+    Ok(())
+}

@@ -14,6 +14,9 @@ use crate::ctl::ControlLine;
 use crate::error::Error;
 use crate::exit_code;
 
+/// What is missing after `vmm ctl`, or after a machine.
+const CONTROL: &str = "say which machine and what to do: vmm ctl VM devices, or vmm ctl VM replace-device ID; see vmm ctl --help";
+
 const EXAMPLES: &str = "\
 Examples:
   A kernel and nothing else; it will say that it finds no root file system:
@@ -84,11 +87,12 @@ pub enum Request {
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, Error> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     // A machine has options only, so that this word can be nothing else.
-    let parsed = match arguments.get(1) {
-        Some(word) if word == "ctl" => {
-            ControlLine::try_parse_from(arguments.iter().skip(1)).map(Request::Control)
-        }
-        _ => CommandLine::try_parse_from(arguments).map(|line| Request::Run(Box::new(line))),
+    let control = arguments.get(1).is_some_and(|word| word == "ctl");
+    let (command, parsed) = if control {
+        let line = ControlLine::try_parse_from(arguments.iter().skip(1));
+        ("vmm ctl", line.map(Request::Control))
+    } else {
+        ("vmm", CommandLine::try_parse_from(arguments).map(|line| Request::Run(Box::new(line))))
     };
     match parsed {
         Ok(request) => Ok(request),
@@ -96,7 +100,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, E
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
                 Ok(Request::Print(error.render().to_string()))
             }
-            _ => Err(Error::Usage(one_line(&error.render().to_string()))),
+            ErrorKind::MissingSubcommand => Err(Error::Usage(CONTROL.to_owned())),
+            _ => Err(Error::Usage(one_line(command, &error.render().to_string()))),
         },
     }
 }
@@ -106,12 +111,12 @@ fn after_help() -> String {
 }
 
 /// Folds clap's message (what is wrong, a tip or a list, usage) into one line, without the usage.
-fn one_line(rendered: &str) -> String {
+fn one_line(command: &str, rendered: &str) -> String {
     let told = rendered.lines().map(str::trim).filter(|line| !line.is_empty());
     let told: Vec<&str> =
         told.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more")).collect();
     let told = told.join("; ").replace(":; ", ": ");
-    format!("{}; see vmm --help", told.strip_prefix("error: ").unwrap_or(&told))
+    format!("{}; see {command} --help", told.strip_prefix("error: ").unwrap_or(&told))
 }
 
 #[cfg(test)]

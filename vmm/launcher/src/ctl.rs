@@ -15,7 +15,7 @@ use crate::report::printable;
 
 /// Controls a machine that runs.
 #[derive(Debug, Parser)]
-#[command(name = "vmm ctl", max_term_width = 110)]
+#[command(bin_name = "vmm ctl", max_term_width = 110, arg_required_else_help = false)]
 pub struct ControlLine {
     /// The machine: the path that it was given with --control-socket.
     #[arg(value_name = "VM")]
