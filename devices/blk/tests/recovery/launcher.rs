@@ -9,8 +9,9 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use nix::fcntl::OFlag;
+use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, pipe2};
 use protocol::{BlkOptions, Channel, DeviceOptions, DeviceSetup, FromDevice, Phase, ToDevice};
 use sandbox_policies::Requirement;
@@ -82,6 +83,21 @@ impl Launcher {
 impl Process {
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.pid()), signal).unwrap();
+    }
+
+    /// Has its main thread execute what is no code, wherever it is.
+    pub fn crash(&self) {
+        let thread = Pid::from_raw(self.child.pid());
+        ptrace::seize(thread, ptrace::Options::empty()).unwrap();
+        ptrace::interrupt(thread).unwrap();
+        let stopped = waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap();
+        assert!(matches!(stopped, WaitStatus::PtraceEvent(..)), "{stopped:?}");
+        let mut registers = ptrace::getregs(thread).unwrap();
+        registers.rip = 0;
+        // It is in no system call that would be made again.
+        registers.orig_rax = u64::MAX;
+        ptrace::setregs(thread, registers).unwrap();
+        ptrace::detach(thread, None).unwrap();
     }
 
     /// Returns when SIGSTOP has reached it.
