@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use protocol::{BlkOptions, DeviceOptions, DeviceSetup, FromDevice, Phase, ToDevice};
 use system_tests::spawned::Spawned;
 use system_tests::stand_ins::{StandIns, monotonic};
-use system_tests::{Error, Result, Running, children, program, within};
+use system_tests::{Error, Result, Running, program};
 
 /// Requests in flight.
 const DEPTH: u16 = 8;
@@ -40,32 +40,75 @@ fn main() -> ExitCode {
     }
 }
 
-fn recovery(stand_in: &Path, deaths: usize) -> Result<()> {
-    let stand_ins = StandIns::of(stand_in, &["vmm-core"])?;
-    let running = stand_ins.start(&format!("drive {DEPTH}"), 1 << 20, "")?;
-    times(&running, 1)?;
-    let (mut away, mut spawned) = (Vec::new(), Vec::new());
-    for nth in 1..=deaths {
-        let settled = Instant::now();
-        spawned.push(spawn_to_ready(&stand_ins)?);
-        std::thread::sleep(SETTLED.saturating_sub(settled.elapsed()));
-        let victim = device(&running)?;
+/// A machine whose disk dies and is followed.
+struct Disk {
+    stand_ins: StandIns,
+    running: Running,
+    deaths: usize,
+    away: Vec<u64>,
+}
+
+impl Disk {
+    fn start(stand_in: &Path, options: &str) -> Result<Self> {
+        let stand_ins = StandIns::of(stand_in, &["vmm-core"])?;
+        let running = stand_ins.start(&format!("drive {DEPTH}"), 1 << 20, options)?;
+        times(&running, 1)?;
+        Ok(Self { stand_ins, running, deaths: 0, away: Vec::new() })
+    }
+
+    /// Kills the process that serves, and notes how long until a request comes back.
+    fn kill(&mut self) -> Result<()> {
+        let victim = self.serving()?;
         let died = monotonic()?;
         kill(Pid::from_raw(victim), Signal::SIGKILL)
             .map_err(|errno| Error::Unexpected(format!("cannot kill device-blk: {errno}")))?;
-        let back = times(&running, nth.saturating_add(1))?;
-        away.push(back.saturating_sub(died));
+        self.deaths = self.deaths.saturating_add(1);
+        let back = times(&self.running, self.deaths.saturating_add(1))?;
+        self.away.push(back.saturating_sub(died));
+        Ok(())
     }
-    running.signal(Signal::SIGTERM)?;
-    let ended = running.wait()?;
-    if ended.code() != Some(0) || ended.log.matches(" died: killed by SIGKILL").count() != deaths {
-        return Err(Error::Unexpected(ended.everything()));
+
+    /// Which process that is: a spare is one of `vmm`'s children, too.
+    fn serving(&self) -> Result<i32> {
+        let word = if self.deaths == 0 { "confined: device-blk blk0 (pid " } else { "serves again (pid " };
+        let pid = self.running.wait_for_log("which process serves", |log| {
+            let whole = log.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+            let mut found = whole.filter_map(|line| line.split_once(word));
+            let (_, pid) = found.nth(self.deaths.saturating_sub(1))?;
+            Some(pid.chars().take_while(char::is_ascii_digit).collect::<String>())
+        })?;
+        pid.parse().map_err(|_| Error::Unexpected(format!("{pid}: no pid")))
+    }
+
+    /// Ends the machine; all deaths were ours, and all were followed.
+    fn end(mut self) -> Result<Vec<u64>> {
+        self.running.signal(Signal::SIGTERM)?;
+        let ended = self.running.wait()?;
+        let died = ended.log.matches(" died: killed by SIGKILL").count();
+        if ended.code() != Some(0) || died != self.deaths {
+            return Err(Error::Unexpected(ended.everything()));
+        }
+        Ok(std::mem::take(&mut self.away))
+    }
+}
+
+fn recovery(stand_in: &Path, deaths: usize) -> Result<()> {
+    let mut plain = Disk::start(stand_in, "")?;
+    let mut spared = Disk::start(stand_in, ",spare=on")?;
+    let mut spawned = Vec::new();
+    for _ in 0..deaths {
+        let settled = Instant::now();
+        spawned.push(spawn_to_ready(&plain.stand_ins)?);
+        std::thread::sleep(SETTLED.saturating_sub(settled.elapsed()));
+        plain.kill()?;
+        spared.kill()?;
     }
     println!("device-blk killed {deaths} times with {DEPTH} reads in flight; milliseconds");
     println!("                               min   median      p90      p99      max");
-    let recovery = row("kill to next completed request", &mut away);
+    let recovery = row("kill to next completed request", &mut plain.end()?);
+    let with_spare = row("the same with a spare         ", &mut spared.end()?);
     let reference = row("spawn to ready, for reference ", &mut spawned);
-    println!("ratio of the medians: {:.2}", recovery / reference);
+    println!("ratios of the medians to the last: {:.2}, {:.2}", recovery / reference, with_spare / reference);
     Ok(())
 }
 
@@ -76,12 +119,6 @@ fn times(running: &Running, number: usize) -> Result<u64> {
         lines.nth(number.saturating_sub(1)).map(|line| line.trim().to_owned())
     })?;
     line.parse().map_err(|_| Error::Unexpected(format!("{line}: no time")))
-}
-
-fn device(running: &Running) -> Result<i32> {
-    within("a process device-blk", || {
-        children(running.pid()).into_iter().find(|process| process.name == "device-blk").map(|it| it.pid)
-    })
 }
 
 /// Nanoseconds from before the spawn until the program says that it is ready.
