@@ -94,11 +94,15 @@ impl Handler for RequestQueue {
         }
     }
 
-    /// With no byte at all. The device owes one at least (§5.4.6.2), but this is the one answer that gives the driver its
-    /// buffer back and no byte in it for random that is not. Should the driver ask for the same again, it is another
-    /// request.
-    fn refuse(&mut self, _writer: Writer<'_, '_>) -> Result<u32, &'static str> {
-        Ok(0)
+    /// With one byte, the least that the device owes (§5.4.6.2) and the least that can go wrong again. None at all would be
+    /// the end of it: Linux takes that for the device being taken away, and waits for a completion without a request.
+    fn refuse(&mut self, mut writer: Writer<'_, '_>) -> Result<u32, &'static str> {
+        let _untouched = writer.split_off(1);
+        if writer.remaining() == 0 {
+            return Err("a request for entropy has nothing to write to");
+        }
+        let _ = writer.fill_from(&self.0.source, 0);
+        if writer.remaining() == 0 { Ok(1) } else { Err("the source of entropy gives nothing any more") }
     }
 }
 
@@ -153,12 +157,17 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_request_gets_nothing_and_is_given_back() {
+    fn a_refused_request_gets_one_byte_for_a_driver_with_none_waits_for_ever() {
         let mut buffer = [0xff; 8];
         let slices = [VolatileSlice::from(&mut buffer[..])];
         let mut handler = Arc::new(rng("/dev/urandom").unwrap()).handler(0);
-        assert_eq!(handler.refuse(Writer::new(&slices)), Ok(0));
-        assert_eq!(buffer, [0xff; 8]);
+        assert_eq!(handler.refuse(Writer::new(&slices)), Ok(1));
+        assert_eq!(buffer[1..], [0xff; 7]);
+        assert!(handler.refuse(Writer::new(&[])).is_err());
+        let mut other = [0xff; 8];
+        let slices = [VolatileSlice::from(&mut other[..])];
+        let mut ended = Arc::new(Rng { source: File::open("/dev/null").unwrap() }).handler(0);
+        assert!(ended.refuse(Writer::new(&slices)).is_err());
     }
 
     #[test]
