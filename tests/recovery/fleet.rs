@@ -82,16 +82,14 @@ impl Fleet {
         Ok(())
     }
 
-    /// Waits until a disk may die, or the generator if it is its turn; this number, which is random, picks from those.
-    /// Returns its place.
-    pub fn next_victim(&mut self, pick: usize, of_generator: bool) -> Result<usize> {
+    /// Waits until a device may die that this number, which is random, picks from those; returns its place.
+    pub fn next_victim(&mut self, pick: usize) -> Result<usize> {
         let mut places = Vec::new();
         within("a device that does its work again", || {
             self.notice_successors();
             let (console, devices) = (self.running.console(), self.devices.iter_mut());
             let able = devices.enumerate().filter_map(|(place, device)| {
-                let is_meant = device.dies && matches!(device.serves, Serves::Entropy) == of_generator;
-                (is_meant && device.serves_now && device.has_progressed(&console)).then_some(place)
+                (device.dies && device.serves_now && device.has_progressed(&console)).then_some(place)
             });
             places = able.collect();
             if places.is_empty() {
