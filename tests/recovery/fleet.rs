@@ -82,14 +82,16 @@ impl Fleet {
         Ok(())
     }
 
-    /// Waits until a device may die that this number, which is random, picks from those; returns its place.
-    pub fn next_victim(&mut self, pick: usize) -> Result<usize> {
+    /// Waits until a disk may die, or the generator if it is its turn; this number, which is random, picks from those.
+    /// Returns its place.
+    pub fn next_victim(&mut self, pick: usize, of_generator: bool) -> Result<usize> {
         let mut places = Vec::new();
         within("a device that does its work again", || {
             self.notice_successors();
             let (console, devices) = (self.running.console(), self.devices.iter_mut());
             let able = devices.enumerate().filter_map(|(place, device)| {
-                (device.dies && device.serves_now && device.has_progressed(&console)).then_some(place)
+                let is_meant = device.dies && matches!(device.serves, Serves::Entropy) == of_generator;
+                (is_meant && device.serves_now && device.has_progressed(&console)).then_some(place)
             });
             places = able.collect();
             if places.is_empty() {

@@ -11,8 +11,9 @@ fn a_guest_loses_nothing_whatever_its_devices_die_of() -> Result<()> {
     let mut plan = Plan::of_environment();
     println!("VMM_KILLS={} VMM_SEED={}", plan.kills, plan.seed);
     let mut fleet = Fleet::start()?;
-    for _ in 0..plan.kills {
-        let place = fleet.next_victim(plan.random.below(usize::MAX))?;
+    for death in 1..=plan.kills {
+        let of_generator = plan.is_of_generator(death);
+        let place = fleet.next_victim(plan.random.below(usize::MAX), of_generator)?;
         let moment = plan.moment();
         std::thread::sleep(fleet.grace(place, moment));
         let device = &fleet.devices[place];

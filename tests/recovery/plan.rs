@@ -8,6 +8,8 @@ use crate::causes::Cause;
 
 /// The deaths of a run that has to be short.
 const KILLS: usize = 40;
+/// One in so many deaths is the generator's.
+const GENERATORS: usize = 10;
 /// One in so many deaths is a standstill, the first among them: each takes the watchdog's half minute.
 const STANDSTILLS: usize = 100;
 /// The longest that is waited from the moment when a device may die to its death.
@@ -31,6 +33,11 @@ impl Plan {
         });
         let kills = variable("VMM_KILLS").map_or(KILLS, |kills| usize::try_from(kills).expect("a number"));
         Self { seed, kills, random: Seeded::new(seed), watched: 0 }
+    }
+
+    /// Whether the death of this number, from 1, is the generator's; the disks share the others.
+    pub fn is_of_generator(&self, death: usize) -> bool {
+        death.is_multiple_of(GENERATORS)
     }
 
     /// Of what the next one dies. One that is not watched, since nobody knows whether it has something to do, is never
