@@ -16,6 +16,8 @@ const HEARTBEAT_LIMIT: Duration = Duration::from_secs(150);
 /// No output for so long though the heart beats: a test that hangs. Tests have limits of their own,
 /// all shorter.
 const OUTPUT_LIMIT: Duration = Duration::from_secs(2400);
+/// What the outer kernel says when one of its processors makes no progress.
+const LOCKED_UP: &str = "watchdog: BUG: soft lockup";
 /// How often to look.
 const INTERVAL: Duration = Duration::from_millis(200);
 /// Processor time in clock ticks (of 10 ms, USER_HZ) that a stuck QEMU burns within
@@ -46,7 +48,8 @@ pub struct Machine<'a> {
 pub enum Ended {
     /// By itself; whether the job was done is seen in its output.
     PoweredOff,
-    /// The emulator's own fault: no heartbeat while QEMU's threads spin. In words.
+    /// The emulator's own fault: no heartbeat while QEMU's threads spin, or a processor that spins in the outer kernel. In
+    /// words.
     Stuck(String),
     /// Stopped in another way. In words.
     Silent(String),
@@ -80,6 +83,14 @@ impl Machine<'_> {
         fs::read(self.file("output"))
             .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
             .unwrap_or_default()
+    }
+
+    /// What the outer kernel said if a processor of its stood still within the kernel for two minutes, which ends it. The
+    /// kernel and the processor are at fault there, whatever runs in user space.
+    fn locked_up(&self) -> Option<String> {
+        let log = fs::read(self.file("kernel.log")).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        log.lines().find(|line| line.contains(LOCKED_UP)).map(|line| line.trim().to_owned())
     }
 
     /// The ends of all logs, for somebody who must find out what happened.
@@ -131,7 +142,7 @@ impl Machine<'_> {
         let mut ticks_at_beat = 0;
         loop {
             if qemu.try_wait().tried(|| "cannot wait for QEMU".to_owned())?.is_some() {
-                return Ok(Ended::PoweredOff);
+                return Ok(self.locked_up().map_or(Ended::PoweredOff, Ended::Stuck));
             }
             if heart.beats(&self.file("heartbeat")) {
                 ticks_at_beat = processor_ticks(qemu.id());
@@ -198,7 +209,7 @@ fn kernel_command_line() -> String {
     // kernel makes of timers and of its crypto cost seconds under emulation and tell us nothing.
     let mut line = String::from(
         "console=ttyS0 quiet panic=-1 tsc=reliable no_timer_check mitigations=off nokaslr random.trust_cpu=on \
-         cryptomgr.notests lsm=landlock,yama",
+         cryptomgr.notests lsm=landlock,yama softlockup_panic=1 watchdog_thresh=60",
     );
     if let Some(khz) = tsc_khz() {
         line.push_str(&format!(" tsc_early_khz={khz}"));
