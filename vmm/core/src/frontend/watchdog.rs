@@ -4,6 +4,9 @@
 //! A ring stands still while it holds requests and none is given back. That is looked at now and then, whatever the
 //! load, so nothing is done for a request. It is no more than a hint: driver and back end write these indices as they
 //! like, and all that a lie brings about is another process for the liar's own device, a bounded number of times.
+//!
+//! Time counts only while somebody looks. When a look comes late the host was busy, the machine was frozen or its whole
+//! control group was: the back end may have stood still with us, and had no more time than we.
 
 use std::time::{Duration, Instant};
 
@@ -11,6 +14,8 @@ use std::time::{Duration, Instant};
 pub const LIMIT: Duration = Duration::from_secs(30);
 /// Time between two looks.
 pub const TICK: Duration = Duration::from_secs(1);
+/// The most that the time between two looks counts.
+const MOST_OF_A_LOOK: Duration = TICK.saturating_mul(2);
 /// So many back ends in a row may be ended without one having given back a request of the ring.
 const MOST: u8 = 3;
 
@@ -30,40 +35,51 @@ pub enum Look {
 
 /// See above.
 #[derive(Debug, Default)]
-pub struct Watchdog(Vec<Watched>);
+pub struct Watchdog {
+    rings: Vec<Watched>,
+    looked: Option<Instant>,
+}
 
 #[derive(Debug)]
 struct Watched {
     used: u16,
-    since: Instant,
+    /// For so long, of the time that counts.
+    still: Duration,
     hung: u8,
 }
 
 impl Watchdog {
     /// The rings are those of another driver.
     pub fn forget(&mut self) {
-        self.0.clear();
+        *self = Self::default();
     }
 
     /// Another back end serves the same rings, from `now` on.
     pub fn restart(&mut self, now: Instant) {
-        for ring in &mut self.0 {
-            ring.since = now;
+        self.looked = Some(now);
+        for ring in &mut self.rings {
+            ring.still = Duration::ZERO;
         }
     }
 
     /// Looks at all rings.
     pub fn look(&mut self, now: Instant, rings: impl Iterator<Item = Indices>) -> Look {
+        let before = self.looked.replace(now).unwrap_or(now);
+        let passed = now.saturating_duration_since(before).min(MOST_OF_A_LOOK);
         let mut worst = Look::Well;
         for (place, (available, used)) in rings.enumerate() {
-            if place >= self.0.len() {
-                self.0.push(Watched { used, since: now, hung: 0 });
+            if place >= self.rings.len() {
+                self.rings.push(Watched { used, still: Duration::ZERO, hung: 0 });
+                continue;
             }
-            let Some(ring) = self.0.get_mut(place) else { continue };
+            let Some(ring) = self.rings.get_mut(place) else { continue };
             if available == used || used != ring.used {
-                *ring = Watched { used, since: now, hung: 0 };
-            } else if now.saturating_duration_since(ring.since) >= LIMIT {
-                ring.since = now;
+                *ring = Watched { used, still: Duration::ZERO, hung: 0 };
+                continue;
+            }
+            ring.still = ring.still.saturating_add(passed);
+            if ring.still >= LIMIT {
+                ring.still = Duration::ZERO;
                 ring.hung = ring.hung.saturating_add(1);
                 worst = match ring.hung {
                     hung if hung < MOST => Look::Hung,
@@ -80,48 +96,75 @@ impl Watchdog {
 mod tests {
     use super::*;
 
-    fn after(from: Instant, limits: u32) -> Instant {
-        from + LIMIT * limits
+    /// A watchdog that looks each second.
+    struct Clock {
+        watchdog: Watchdog,
+        now: Instant,
     }
+
+    impl Clock {
+        fn new() -> Self {
+            Self { watchdog: Watchdog::default(), now: Instant::now() }
+        }
+
+        fn look(&mut self, rings: &[Indices]) -> Look {
+            self.now += TICK;
+            self.watchdog.look(self.now, rings.iter().copied())
+        }
+
+        /// The first look that shows something, and how many it took; at most as many as fill the limit and one.
+        fn watch(&mut self, rings: &[Indices]) -> (u64, Look) {
+            let most = LIMIT.as_secs() + 1;
+            let mut looks = (1..=most).map(|count| (count, self.look(rings)));
+            looks.find(|(_, look)| *look != Look::Well).unwrap_or((most, Look::Well))
+        }
+    }
+
+    const STANDS: [Indices; 2] = [(7, 7), (5, 4)];
 
     #[test]
     fn a_ring_without_requests_and_one_that_moves_are_well() {
-        let start = Instant::now();
-        let mut watchdog = Watchdog::default();
-        for round in 0..10 {
-            let used = u16::MAX.wrapping_add(u16::try_from(round).unwrap());
-            let rings = [(7, 7), (used.wrapping_add(3), used)];
-            assert_eq!(watchdog.look(after(start, round), rings.into_iter()), Look::Well);
+        let mut clock = Clock::new();
+        for round in 0..100 {
+            let used = u16::MAX.wrapping_add(round);
+            assert_eq!(clock.look(&[(7, 7), (used.wrapping_add(3), used)]), Look::Well);
         }
     }
 
     #[test]
     fn a_ring_that_stands_still_is_told_when_its_time_is_over() {
-        let start = Instant::now();
-        let mut watchdog = Watchdog::default();
-        let rings = || [(7, 7), (5, 4)].into_iter();
-        assert_eq!(watchdog.look(start, rings()), Look::Well);
-        assert_eq!(watchdog.look(after(start, 1) - TICK, rings()), Look::Well);
-        assert_eq!(watchdog.look(after(start, 1), rings()), Look::Hung);
+        let mut clock = Clock::new();
+        // The first look is where its time begins.
+        assert_eq!(clock.watch(&STANDS), (LIMIT.as_secs() + 1, Look::Hung));
+    }
+
+    #[test]
+    fn time_in_which_nobody_looked_is_not_held_against_it() {
+        let mut clock = Clock::new();
+        clock.look(&STANDS);
+        // Frozen for an hour, again and again, with nothing in between.
+        for _ in 0..LIMIT.as_secs() / MOST_OF_A_LOOK.as_secs() - 1 {
+            clock.now += LIMIT * 120;
+            assert_eq!(clock.look(&STANDS), Look::Well);
+        }
+        clock.now += LIMIT * 120;
+        assert_eq!(clock.look(&STANDS), Look::Hung, "it does count");
     }
 
     #[test]
     fn another_back_end_has_its_own_time_and_not_for_ever() {
-        let start = Instant::now();
-        let mut watchdog = Watchdog::default();
-        let stands = || [(5, 4)].into_iter();
-        watchdog.look(start, stands());
-        assert_eq!(watchdog.look(after(start, 1), stands()), Look::Hung);
-        watchdog.restart(after(start, 5));
-        assert_eq!(watchdog.look(after(start, 6) - TICK, stands()), Look::Well);
-        assert_eq!(watchdog.look(after(start, 6), stands()), Look::Hung);
-        watchdog.restart(after(start, 7));
-        assert_eq!(watchdog.look(after(start, 8), stands()), Look::Hopeless);
-        assert_eq!(watchdog.look(after(start, 9), stands()), Look::Well, "it is said once");
+        let mut clock = Clock::new();
+        assert_eq!(clock.watch(&STANDS).1, Look::Hung);
+        clock.look(&STANDS);
+        clock.watchdog.restart(clock.now);
+        assert_eq!(clock.watch(&STANDS), (LIMIT.as_secs(), Look::Hung));
+        clock.watchdog.restart(clock.now);
+        assert_eq!(clock.watch(&STANDS), (LIMIT.as_secs(), Look::Hopeless));
+        assert_eq!(clock.watch(&STANDS).1, Look::Well, "it is said once");
         // One request given back, and all is forgiven.
-        assert_eq!(watchdog.look(after(start, 9), [(6, 5)].into_iter()), Look::Well);
-        assert_eq!(watchdog.look(after(start, 10), [(6, 5)].into_iter()), Look::Hung);
-        watchdog.forget();
-        assert_eq!(watchdog.look(after(start, 20), stands()), Look::Well);
+        assert_eq!(clock.look(&[(7, 7), (6, 5)]), Look::Well);
+        assert_eq!(clock.watch(&[(7, 7), (6, 5)]), (LIMIT.as_secs(), Look::Hung));
+        clock.watchdog.forget();
+        assert_eq!(clock.watch(&STANDS), (LIMIT.as_secs() + 1, Look::Hung));
     }
 }
