@@ -99,8 +99,19 @@ impl Fleet {
                 std::thread::sleep(BETWEEN_LOOKS);
             }
             (!places.is_empty()).then_some(())
-        })?;
+        })
+        .inspect_err(|_| self.show())?;
         Ok(places[pick % places.len()])
+    }
+
+    /// Shows all that is known, for somebody who must find out what happened.
+    fn show(&self) {
+        for Device { name, pid, deaths, serves_now, then, pieces_then, .. } in &self.devices {
+            println!(
+                "{name}: pid={pid} serves_now={serves_now} then={then:?} pieces_then={pieces_then} {deaths:?}"
+            );
+        }
+        println!("--- console\n{}\n--- vmm\n{}", self.running.console(), self.running.log());
     }
 
     /// Takes note of who serves again.
@@ -155,7 +166,11 @@ impl Fleet {
     pub fn check_untouched(&self) {
         let alive = children(self.running.pid());
         for device in self.devices.iter().filter(|device| !device.dies) {
-            assert!(alive.iter().any(|process| process.pid == device.pid), "{} was left alone", device.name);
+            let untouched = alive.iter().any(|process| process.pid == device.pid);
+            if !untouched {
+                self.show();
+            }
+            assert!(untouched, "{} was left alone", device.name);
         }
     }
 }
