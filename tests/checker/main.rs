@@ -1,14 +1,19 @@
-//! What runs in a guest whose devices die: writers that know what their disk must hold, and a reader of random bytes.
+//! What checks disks and generators from within a guest: writers that know what their disk must hold, and a reader of
+//! random bytes.
 //!
 //! ```text
 //! checker disk DEVICE NUMBER THREADS END
 //! checker entropy DEVICE END
+//! checker fill DEVICE NUMBER
+//! checker read DEVICE NUMBER
 //! ```
 //!
-//! Each goes on until there is a file END, then says in one line, which begins with `@@`, what it did and what it found.
+//! The first two go on until there is a file END; their devices may die meanwhile. Each says in one line, which begins with
+//! `@@`, what it did and what it found.
 
 mod disk;
 mod entropy;
+mod fill;
 mod ledger;
 
 use std::io;
@@ -25,7 +30,13 @@ fn main() -> ExitCode {
             .map_err(io::Error::other)
             .and_then(|(number, threads)| disk::check(Path::new(device), number, threads, Path::new(end))),
         ["entropy", device, end] => entropy::check(Path::new(device), Path::new(end)),
-        _ => Err(io::Error::other("checker disk DEVICE NUMBER THREADS END, or checker entropy DEVICE END")),
+        [what @ ("fill" | "read"), device, number] => {
+            let work = if *what == "fill" { fill::fill } else { fill::read };
+            number.parse().map_err(io::Error::other).and_then(|number| work(Path::new(device), number))
+        }
+        _ => Err(io::Error::other(
+            "checker disk DEVICE NUMBER THREADS END, entropy DEVICE END, or fill|read DEVICE NUMBER",
+        )),
     };
     match line {
         Ok(line) => {

@@ -34,7 +34,7 @@ fn a_guest_loses_nothing_whatever_its_devices_die_of() -> Result<()> {
             let said = ended.said(&format!("disk{number}"))?;
             let nothing = "failed=0 torn=0 misplaced=0 lost=0 repeated=0 reordered=0 invented=0";
             assert!(said.ends_with(nothing), "{}", ended.everything());
-            assert!(said.starts_with(&format!("digest={} ", image.digest(*number)?)), "{said}");
+            assert!(said.starts_with(&format!("digest={} ", image.disk.digest(*number)?)), "{said}");
             println!("measured: {} died {} times; {said}", device.name, device.deaths.len());
         }
     }

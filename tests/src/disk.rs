@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::error::tried;
+use crate::pattern::{BLOCK, Digest, Stamp};
 use crate::{Error, Result, artifact};
 
 /// A raw image in a folder of its own, gone with this value.
@@ -44,6 +45,25 @@ impl Disk {
     /// Its whole content.
     pub fn content(&self) -> Result<Vec<u8>> {
         fs::read(&self.file).map_err(tried("cannot read a disk image"))
+    }
+
+    /// The sum of the whole, each block being whole, written by the guest's checker as disk `number`'s and where it belongs.
+    pub fn digest(&self, number: u32) -> Result<String> {
+        let content = self.content()?;
+        let (blocks, _) = content.as_chunks::<BLOCK>();
+        let mut digest = Digest::default();
+        for (place, block) in (0_u32..).zip(blocks) {
+            let stamp = Stamp::read(block)
+                .filter(|stamp| stamp.sequence != 0 && (stamp.disk, stamp.place) == (number, place));
+            if stamp.is_none() {
+                let found = Stamp::read(block);
+                return Err(Error::Unexpected(format!(
+                    "block {place} of disk {number} is not what was written: {found:?}"
+                )));
+            }
+            digest.add(block);
+        }
+        Ok(digest.to_string())
     }
 
     /// Its MD5 sum in hexadecimal, by the same busybox that the guest uses: a checksum against accidents.

@@ -28,11 +28,12 @@ const SPINNING_TICKS: u64 = 5_000;
 /// XSAVE: the emulation of SVM does not intercept XSETBV, so that KVM reports sizes of areas that are not
 /// those its guest switched on, and Linux warns ("XSAVE consistency problem") under any monitor.
 ///
-/// With nested paging, and without forcing huge pages (see `tests/nested/init`), guests die of a triple fault or a panic at
-/// a random moment of their boot, about one in ten on a busy host, under QEMU as the inner monitor as well as
-/// under ours: the emulation goes wrong where a nested page fault comes at a bad moment. Shadow paging (`-npt`) has
-/// no such faults, 35 of 35 boots went well, but a guest that writes much memory takes ten times as long.
-const CPU: &str = "max,-xsave,-xsaveopt,-xgetbv1,-avx,-avx2,-f16c,-fma";
+/// No nested paging: the emulation of it goes wrong where a nested page fault comes at a bad moment. With it guests die of a
+/// triple fault or a panic at a random moment of their boot, about one in ten on a busy host, under QEMU as the inner monitor
+/// as well as under ours; with huge pages behind their memory (see `tests/nested/init`) less often, but then whole runs stood
+/// still or the outer kernel itself crashed, its thread of a vCPU having faulted until its stack was full. KVM's shadow paging has
+/// no such faults, and huge pages make up for most of what it costs.
+const CPU: &str = "max,-npt,-xsave,-xsaveopt,-xgetbv1,-avx,-avx2,-f16c,-fma";
 
 /// An outer machine about to run.
 pub struct Machine<'a> {
