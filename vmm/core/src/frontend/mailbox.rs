@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Configuration writes that may wait; a guest that writes faster than its back end takes them loses the rest.
-const MAX_CONFIG_WRITES: usize = 64;
+pub const MAX_CONFIG_WRITES: usize = 64;
 
 /// Work for the thread.
 #[derive(Debug, Default)]
@@ -93,6 +93,12 @@ impl Mailbox {
                 work.config_writes.push((offset, data));
             }
         });
+    }
+
+    /// Whether there are configuration writes that the thread has not taken.
+    #[must_use]
+    pub fn has_config_writes(&self) -> bool {
+        !self.lock().config_writes.is_empty()
     }
 
     /// The launcher has decided about a back end that is lost. Its last word counts.

@@ -5,6 +5,7 @@
 //! the `vhost` crate is not used and why; [`session`] is the conversation; [`Worker`] the thread, so that **no vCPU
 //! ever waits for a back end**, not even while it is dead and its successor not yet there.
 
+mod config_writes;
 pub mod connection;
 pub mod fault;
 mod inflight;
@@ -23,6 +24,7 @@ pub use worker::Worker;
 use crate::Error;
 use crate::interrupts::{Interrupts, SharedEventFd};
 use crate::virtio_pci::{Connections, DeviceType, Doorbells, Machine, Offer, Shared, VirtioPciDevice};
+use config_writes::ConfigWrites;
 use connection::Connection;
 use kvm_ioctls::VmFd;
 use protocol::AttachDevice;
@@ -87,6 +89,7 @@ pub fn attach(
         shared: Arc::clone(&shared),
         reset_waits: false,
         watchdog: Watchdog::default(),
+        config_writes: ConfigWrites::default(),
     };
     Ok(VirtioPciDevice::new(shared, mailbox, worker))
 }

@@ -18,6 +18,7 @@
 //! that somebody else runs it cannot know that; there the old connection is closed before the first word on the new one,
 //! and a back end has one front end at a time.
 
+use super::config_writes::ConfigWrites;
 use super::connection::{Connection, Deadline};
 use super::fault::Fault;
 use super::mailbox::{Mailbox, Succession, Work};
@@ -65,6 +66,7 @@ pub struct Worker {
     pub(super) shared: Arc<Shared>,
     pub(super) reset_waits: bool,
     pub(super) watchdog: Watchdog,
+    pub(super) config_writes: ConfigWrites,
 }
 
 impl Worker {
@@ -142,6 +144,7 @@ impl Worker {
         if reset && let Err(fault) = self.reset() {
             self.lose(fault, tell);
         }
+        self.config_writes.add(config_writes);
         match succession {
             Some(Succession::Successor(socket)) if !self.abandoned => self.reconnect(socket, tell)?,
             Some(Succession::Replacement(socket)) => self.replace(socket, tell)?,
@@ -151,7 +154,7 @@ impl Worker {
                 self.shared.fail();
             }
         }
-        self.write_config(&config_writes)?;
+        self.write_config()?;
         if activate.is_some() {
             self.activation = activate;
             self.start()?;
@@ -166,20 +169,39 @@ impl Worker {
         Ok(())
     }
 
-    /// What is written while there is no back end is lost, as the driver reads when there is one again.
-    fn write_config(&mut self, writes: &[(u16, Vec<u8>)]) -> Result<(), Fault> {
+    /// Has the back end make the changes of the configuration that wait for one, and shows what came of them.
+    fn write_config(&mut self) -> Result<(), Fault> {
         let Link::Up(connection) = &self.link else { return Ok(()) };
-        if writes.is_empty() {
+        if self.config_writes.all().is_empty() {
             return Ok(());
         }
-        for (offset, data) in writes {
-            session::write_config(connection, *offset, data, Deadline::after(self.limit))?;
+        let mut writes = self.config_writes.all().iter();
+        let written = writes.try_for_each(|(offset, data)| {
+            session::write_config(connection, *offset, data, Deadline::after(self.limit))
+        });
+        let config = written.and_then(|()| {
+            let deadline = Deadline::after(self.limit);
+            session::read_config(connection, &self.kind, self.agreement.queues, deadline)
+        });
+        match config {
+            Ok(config) => {
+                self.config_writes.forget();
+                self.agreement.config = config;
+                self.show_config();
+                Ok(())
+            }
+            Err(fault) => {
+                self.config_writes.lose();
+                Err(fault)
+            }
         }
-        let deadline = Deadline::after(self.limit);
-        let config = session::read_config(connection, &self.kind, self.agreement.queues, deadline)?;
-        self.shared.set_config(config.clone());
-        self.agreement.config = config;
-        Ok(())
+    }
+
+    /// What the driver has written and no back end has confirmed stays as it is shown.
+    fn show_config(&self) {
+        if self.config_writes.all().is_empty() {
+            self.shared.set_config(self.agreement.config.clone(), &self.mailbox);
+        }
     }
 
     /// Starts what the guest has set up on the back end that there is, or will be.
@@ -216,6 +238,8 @@ impl Worker {
         // From here on its faults are those of this connection.
         self.link = Link::Up(connection);
         self.adopt(outcome?);
+        // Before it has the rings: the driver may count on them already.
+        self.write_config()?;
         self.start()?;
         tell(FromCore::Reconnected(Reconnected { slot: self.slot }));
         Ok(())
@@ -226,7 +250,9 @@ impl Worker {
         let wanted = Wanted { kind: self.kind, queues: self.agreement.queues, limit: self.limit };
         let agreement = session::handshake(connection, &wanted)?;
         let accepted = self.activation.as_ref().map_or(0, |activation| activation.features);
-        agreement.succeeds(&self.agreement, accepted)?;
+        let mut old = self.agreement.clone();
+        self.config_writes.excuse(&mut old.config, &agreement.config);
+        agreement.succeeds(&old, accepted)?;
         if self.shares.inflight.is_some() && !agreement.tracks_requests() {
             return Err(Fault::Lacks("VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD, as its predecessor did"));
         }
@@ -235,8 +261,8 @@ impl Worker {
 
     fn adopt(&mut self, agreement: Agreement) {
         self.shared.narrow_features(agreement.features);
-        self.shared.set_config(agreement.config.clone());
         self.agreement = Agreement { features: self.agreement.features & agreement.features, ..agreement };
+        self.show_config();
     }
 
     /// Goes on with another back end than the one that serves, or with that as before. A fault is that of the one that is
@@ -293,6 +319,8 @@ impl Worker {
 
     fn reset(&mut self) -> Result<(), Fault> {
         self.reset_waits = true;
+        // What the driver wrote last has gone with the rest of the mailbox.
+        self.show_config();
         let stopped = match &self.link {
             Link::Up(connection) if self.started => {
                 // Where they stand is of no use: after a reset the guest starts at 0.

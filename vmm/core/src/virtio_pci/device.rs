@@ -37,10 +37,11 @@ impl Shared {
         self.lock().fail();
     }
 
-    /// The back end's configuration is this now.
-    pub fn set_config(&self, config: Vec<u8>) {
+    /// The back end's configuration is this now. Not while the driver's writes wait in `mailbox` for their turn: what
+    /// comes of those is shown when they have had it. They are put there with the lock held that is held here.
+    pub fn set_config(&self, config: Vec<u8>, mailbox: &Mailbox) {
         let mut inner = self.lock();
-        if inner.machine.transport_mut().set_config(config) {
+        if !mailbox.has_config_writes() && inner.machine.transport_mut().set_config(config) {
             inner.connections.signal_config();
         }
     }

@@ -1,6 +1,6 @@
 //! What the transport must know about a virtio device type (virtio 1.3, 5): its PCI class, how much configuration it
-//! has, which feature bits are known, and where the configuration says how many queues there are. Nothing else in
-//! the core knows a device's type.
+//! has, which feature bits are known, and where the configuration says how many queues there are and whether writes
+//! are cached. Nothing else in the core knows a device's type.
 
 /// Feature bits of the device types themselves (virtio 1.3, 2.2).
 const ANY_DEVICE_FEATURE: u64 = 0x00FF_FFFF;
@@ -22,6 +22,9 @@ pub struct DeviceType {
     pub features: u64,
     /// Offset of the 16-bit number of queues in the configuration.
     pub queue_count_at: Option<usize>,
+    /// Offset of a byte of the configuration that says whether writes may be lost until the next flush, and that the
+    /// driver may write (virtio 1.3, 5.2.4, `writeback`).
+    pub write_cache_at: Option<usize>,
 }
 
 impl DeviceType {
@@ -41,7 +44,8 @@ impl DeviceType {
             id if (1..64).contains(&id) => (0xFF_00_00, 0, ANY_DEVICE_FEATURE, None),
             _ => return None,
         };
-        Some(Self { id, class, config_size, features, queue_count_at })
+        let write_cache_at = (id == 2).then_some(32);
+        Some(Self { id, class, config_size, features, queue_count_at, write_cache_at })
     }
 
     /// Whether each request is one that the device answers by itself, in a time that has to do with itself only. A

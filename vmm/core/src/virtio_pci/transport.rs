@@ -370,12 +370,18 @@ impl Transport {
         Some(if self.resetting { Event::Reset } else { Event::Interrupts })
     }
 
+    /// The driver's write is on its way to the back end, for whose answer no vCPU waits, and is shown at once. But for a
+    /// write cache that is to be switched off: it is shown as on until the back end says that it is off, for a driver that
+    /// sees it off takes each write that it makes from then on to be durable when it is answered (5.2.6.2).
     fn write_config(&mut self, at: usize, data: &[u8]) -> Option<Event> {
         if self.resetting || self.status & DRIVER == 0 || data.is_empty() || data.len() > MAX_CONFIG_WRITE {
             return None;
         }
         let end = at.checked_add(data.len())?;
-        self.offer.config.get_mut(at..end)?.copy_from_slice(data);
+        let cache = self.offer.kind.write_cache_at;
+        for ((place, shown), written) in (at..).zip(self.offer.config.get_mut(at..end)?).zip(data) {
+            *shown = if Some(place) == cache { *shown | written } else { *written };
+        }
         Some(Event::ConfigWrite { offset: u16::try_from(at).ok()?, data: data.to_vec() })
     }
 

@@ -273,6 +273,31 @@ fn a_new_configuration_has_a_new_generation() {
 }
 
 #[test]
+fn a_write_cache_is_shown_as_on_until_it_is_off() {
+    let mut transport = active();
+    let at = DEVICE.start + 32;
+    let confirmed = |transport: &mut Transport, on: u8| {
+        let mut config: Vec<u8> = (0..60).collect();
+        config[32] = on;
+        transport.set_config(config);
+    };
+    confirmed(&mut transport, 1);
+    let generation = read(&mut transport, 0x15, 1);
+    assert_eq!(write(&mut transport, at, 0, 1), Some(Event::ConfigWrite { offset: 32, data: vec![0] }));
+    assert_eq!(read(&mut transport, at, 1), 1);
+    confirmed(&mut transport, 0);
+    assert_eq!((read(&mut transport, at, 1), read(&mut transport, 0x15, 1)), (0, generation + 1));
+    assert_eq!(read(&mut transport, ISR.start, 1), 2, "the driver is told");
+    // On is shown at once, and is not taken back by what comes after it but was said before.
+    write(&mut transport, at, 1, 1);
+    write(&mut transport, at, 0, 1);
+    assert_eq!(read(&mut transport, at, 1), 1);
+    // Others are shown as they were written.
+    write(&mut transport, at + 1, 7, 1);
+    assert_eq!(read(&mut transport, at, 2), 0x0701);
+}
+
+#[test]
 fn failing_is_told_once() {
     let mut transport = active();
     assert!(transport.fail());

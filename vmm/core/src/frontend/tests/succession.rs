@@ -7,6 +7,9 @@ use protocol::{FromCore, Reconnected};
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
+use std::sync::atomic::Ordering::SeqCst;
 use vhost::vhost_user::message::FrontendReq;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -180,7 +183,114 @@ fn an_idle_device_has_a_successor_too() {
     serves_again(&bench);
     let mut byte = [0];
     bench.host.mmio_read(BAR + 0x2000 + 32, &mut byte);
-    assert_eq!(byte, [0x5A], "what did not reach a back end the driver reads back");
+    assert_eq!(byte, [0x5A], "what the device has the driver reads back");
+    bench.end();
+}
+
+/// Has a configuration of zeroes but for byte 32, which can be written.
+fn with_mode(mode: Arc<AtomicU8>) -> impl FnMut(&mut UnixStream, &Request) -> Special + Send + 'static {
+    move |stream, request| {
+        if request.is(FrontendReq::SET_CONFIG) && request.word(0) == 32 {
+            mode.store(request.body[12], SeqCst);
+        }
+        request.is(FrontendReq::GET_CONFIG).then(|| {
+            let mut body = request.body.clone();
+            body[12..].fill(0);
+            body[12 + 32] = mode.load(SeqCst);
+            let _gone = stream.write_all(&message(request.id, REPLY, &body));
+            ControlFlow::Continue(())
+        })
+    }
+}
+
+fn shown(bench: &Bench) -> u8 {
+    let mut byte = [0xEE];
+    bench.host.mmio_read(BAR + 0x2000 + 32, &mut byte);
+    byte[0]
+}
+
+#[test]
+fn a_write_that_a_back_end_did_not_live_to_confirm_its_successor_makes_before_it_has_the_rings() {
+    // Whether it was kept or not, and whether the successor begins with it or not.
+    for kept in [0, 1] {
+        let mode = Arc::new(AtomicU8::new(1));
+        let (mut serve, mut dies) = (with_mode(Arc::clone(&mode)), dies_at(FrontendReq::SET_CONFIG));
+        let mut bench =
+            bench(move |stream, request| dies(stream, request).or_else(|| serve(stream, request)));
+        bench.set_up();
+        bench.until(FrontendReq::SET_VRING_ENABLE);
+        assert_eq!(shown(&bench), 1);
+        bench.write(0x2000 + 32, 0, 1);
+        assert_eq!(shown(&bench), 1, "nobody has switched it off");
+        bench.lost();
+        mode.store(kept, SeqCst);
+        let kicked = Arc::new(AtomicU8::new(0xEE));
+        let (mut serve, seen, now) = (with_mode(Arc::clone(&mode)), Arc::clone(&kicked), mode);
+        bench.succeed(move |stream, request| {
+            if request.is(FrontendReq::SET_VRING_KICK) {
+                seen.store(now.load(SeqCst), SeqCst);
+            }
+            serve(stream, request)
+        });
+        serves_again(&bench);
+        assert_eq!((kicked.load(SeqCst), shown(&bench)), (0, 0));
+        assert_eq!(bench.status(), SERVING);
+        bench.end();
+    }
+}
+
+#[test]
+fn a_driver_that_begins_anew_does_not_change_what_became_of_a_write() {
+    let mode = Arc::new(AtomicU8::new(1));
+    let (mut serve, mut dies) = (with_mode(Arc::clone(&mode)), dies_at(FrontendReq::SET_CONFIG));
+    let mut bench = bench(move |stream, request| dies(stream, request).or_else(|| serve(stream, request)));
+    bench.set_up();
+    bench.until(FrontendReq::SET_VRING_ENABLE);
+    bench.write(0x2000 + 32, 0, 1);
+    bench.lost();
+    mode.store(0, SeqCst);
+    bench.write(0x14, 0, 1);
+    bench.await_status(0);
+    bench.succeed(with_mode(mode));
+    serves_again(&bench);
+    bench.set_up();
+    assert_eq!(shown(&bench), 0);
+    bench.end();
+}
+
+#[test]
+fn what_is_written_while_there_is_no_back_end_the_next_one_makes() {
+    let mode = Arc::new(AtomicU8::new(0));
+    let mut serve = with_mode(Arc::clone(&mode));
+    let mut dies = dies_at(FrontendReq::GET_VRING_BASE);
+    let mut bench = bench(move |stream, request| dies(stream, request).or_else(|| serve(stream, request)));
+    bench.set_up();
+    bench.until(FrontendReq::SET_VRING_ENABLE);
+    // It dies of the reset, and the next driver writes while nobody is there.
+    bench.write(0x14, 0, 1);
+    bench.lost();
+    bench.await_status(0);
+    bench.write(0x14, 1, 1);
+    bench.write(0x14, 3, 1);
+    bench.write(0x2000 + 32, 1, 1);
+    assert_eq!(shown(&bench), 1, "on is on at once");
+    bench.succeed(with_mode(Arc::clone(&mode)));
+    serves_again(&bench);
+    assert_eq!((mode.load(SeqCst), shown(&bench)), (1, 1));
+    bench.end();
+}
+
+#[test]
+fn a_write_that_no_back_end_survives_is_dropped() {
+    let mut bench = bench(dies_at(FrontendReq::SET_CONFIG));
+    bench.set_up();
+    bench.write(0x2000 + 32, 1, 1);
+    bench.lost();
+    bench.succeed(dies_at(FrontendReq::SET_CONFIG));
+    bench.lost();
+    bench.succeed(dies_at(FrontendReq::SET_CONFIG));
+    serves_again(&bench);
+    assert_eq!(shown(&bench), 0x5A);
     bench.end();
 }
 
