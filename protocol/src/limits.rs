@@ -24,6 +24,8 @@ pub const MAX_TEXT: usize = 1024;
 pub const MAX_SERIAL: usize = 20;
 /// Entries of a list of counters or of lacking layers.
 pub const MAX_ENTRIES: usize = 64;
+/// Bytes of a device's keep: what of its state outlives its process ([`crate::ToDevice::Keep`]).
+pub const KEEP_SIZE: usize = 4096;
 /// The smallest guest memory, in bytes.
 pub const MIN_MEMORY: u64 = 128 << 20;
 /// The largest guest memory, in bytes: with the devices' window it stays inside 39 address bits, which

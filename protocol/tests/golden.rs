@@ -52,11 +52,11 @@ fn blk() -> DeviceSetup {
         queue_size: 128,
         discard: false,
     };
-    DeviceSetup { name: "d".into(), options: DeviceOptions::Blk(options), blamed: false }
+    DeviceSetup { name: "d".into(), options: DeviceOptions::Blk(options), blamed: false, keep: false }
 }
 
 fn rng() -> DeviceSetup {
-    DeviceSetup { name: "d".into(), options: DeviceOptions::Rng, blamed: false }
+    DeviceSetup { name: "d".into(), options: DeviceOptions::Rng, blamed: false, keep: false }
 }
 
 #[test]
@@ -98,6 +98,11 @@ fn launcher_to_device_and_back() {
     let blamed = |setup| ToDevice::Setup(DeviceSetup { blamed: true, ..setup });
     golden(&blamed(blk()), 0x0301, "01640001000173018002010100020101");
     golden(&blamed(rng()), 0x0301, "01640101020101");
+    let with_keep = DeviceSetup { blamed: true, keep: true, ..rng() };
+    golden(&ToDevice::Setup(with_keep), 0x0301, "01640102020101030101");
+    golden(&ToDevice::Keep, 0x0304, "00");
+    golden(&FromDevice::Keeps, 0x0404, "00");
+    assert_eq!((ToDevice::Keep.fds(), FromDevice::Keeps.fds()), (1, 0));
     golden(&ToDevice::Query, 0x0302, "00");
     golden(&ToDevice::Stop, 0x0303, "00");
     golden(&FromDevice::Ready(Ready::default()), 0x0401, "000000");

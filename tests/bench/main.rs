@@ -139,7 +139,12 @@ fn spawn_to_ready(stand_ins: &StandIns) -> Result<u64> {
         queue_size: 256,
         discard: true,
     };
-    let setup = DeviceSetup { name: "blk0".to_owned(), options: DeviceOptions::Blk(options), blamed: false };
+    let setup = DeviceSetup {
+        name: "blk0".to_owned(),
+        options: DeviceOptions::Blk(options),
+        blamed: false,
+        keep: false,
+    };
     let program = program("device-blk")?;
     let started = monotonic()?;
     let device = Spawned::start(&program, "device-blk")?;

@@ -43,6 +43,8 @@ pub const LAUNCHER: Expectation = Expectation {
     // Standard input, output and error as the test gives them.
     placed: &[(0, "pipe"), (1, "pipe"), (2, "pipe")],
     others: &[
+        // For the state of its one device that outlives a process; handed on, and mapped by nobody here.
+        ("/memfd:keep (deleted)", 1),
         ("anon_inode:[eventpoll]", 1),
         // Of each of its two programs: the process, its log, its control channel; of the spawner the first and the last.
         ("anon_inode:[pidfd]", 3),
@@ -94,6 +96,8 @@ pub const DEVICE_BLK: Expectation = Expectation {
         ("/memfd:guest-memory (deleted)", 1),
         // Made before it was asked for, with its mapping's own; and as the front end set it.
         ("/memfd:inflight (deleted)", 3),
+        // The mapping's own.
+        ("/memfd:keep (deleted)", 1),
         ("DISK", 1),
         // Of its queue: to wake the thread, kick and call.
         ("anon_inode:[eventfd]", 3),

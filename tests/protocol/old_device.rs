@@ -1,24 +1,29 @@
-//! A device program of minor version 1 under today's launcher.
+//! A device program of minor version 1 or 2 under today's launcher.
 
 use std::path::Path;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use system_tests::old_peers::MINORS;
 use system_tests::stand_ins::StandIns;
 use system_tests::{Result, Running, children, within};
 
 const STAND_IN: &str = env!("CARGO_BIN_EXE_stand-in");
 
-fn start() -> Result<(StandIns, Running)> {
+fn start(minor: u8) -> Result<(StandIns, Running)> {
     let stand_ins = StandIns::of(Path::new(STAND_IN), &["vmm-core", "device-blk"])?;
-    let running = stand_ins.start("idle", 1 << 20, ",serial=old,queues=2")?;
+    let running = stand_ins.start("idle", 1 << 20, &format!(",serial=minor-{minor},queues=2"))?;
     running.wait_for_log("the machine", |log| log.contains("vmm: confined: ").then_some(()))?;
     Ok((stand_ins, running))
 }
 
 #[test]
-fn a_device_of_minor_version_1_serves_under_todays_launcher_and_is_replaced() -> Result<()> {
-    let (_stand_ins, running) = start()?;
+fn a_device_of_an_older_minor_version_serves_under_todays_launcher_and_is_followed() -> Result<()> {
+    MINORS.into_iter().try_for_each(serves)
+}
+
+fn serves(minor: u8) -> Result<()> {
+    let (_stand_ins, running) = start(minor)?;
     let pid = within("the device", || {
         children(running.pid()).into_iter().find(|it| it.name == "device-blk").map(|it| it.pid)
     })?;

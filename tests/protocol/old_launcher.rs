@@ -1,4 +1,4 @@
-//! A launcher of minor version 1 and today's device program.
+//! A launcher of minor version 1 or 2 and today's device program.
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sandbox_policies::spawn::Ended;
 use system_tests::front_end::{DATA, FrontEnd, Kind, LEAST_MEMORY, sealed_memory};
-use system_tests::minor_1::{FromDevice, frame, from_device};
+use system_tests::old_peers::{FromDevice, MINORS, frame, from_device};
 use system_tests::spawned::Spawned;
 use system_tests::{Disk, Result, packet, program};
 
@@ -21,8 +21,8 @@ fn hear(device: &Spawned) -> FromDevice {
     from_device(&packet, fds.len()).expect("an old launcher understands it")
 }
 
-fn tell(device: &Spawned, name: &str) -> Result<()> {
-    packet::send(device.socket(), &frame(name).expect("it was recorded"), &[])
+fn tell(device: &Spawned, minor: u8, name: &str) -> Result<()> {
+    packet::send(device.socket(), &frame(minor, name).expect("it was recorded"), &[])
 }
 
 /// Makes a request and waits for its status.
@@ -39,12 +39,16 @@ fn ask(front_end: &mut FrontEnd, kind: Kind) -> Result<u8> {
 }
 
 #[test]
-fn a_launcher_of_minor_version_1_hands_a_disk_to_todays_device() -> Result<()> {
+fn a_launcher_of_an_older_minor_version_hands_a_disk_to_todays_device() -> Result<()> {
+    MINORS.into_iter().try_for_each(hands_over)
+}
+
+fn hands_over(minor: u8) -> Result<()> {
     let disk = Disk::empty(1 << 20)?;
     let image = std::fs::File::options().read(true).write(true).open(disk.path()).expect("our image");
     let device = Spawned::start(&program("device-blk")?, "device-blk")?;
     let (ours, theirs) = UnixStream::pair().expect("a pair");
-    let setup = frame("setup").expect("it was recorded");
+    let setup = frame(minor, "setup").expect("it was recorded");
     packet::send(device.socket(), &setup, &[theirs.as_raw_fd(), image.as_raw_fd()])?;
     drop(theirs);
     assert!(matches!(hear(&device), FromDevice::Ready(..)));
@@ -61,9 +65,9 @@ fn a_launcher_of_minor_version_1_hands_a_disk_to_todays_device() -> Result<()> {
     assert_eq!(ask(&mut front_end, Kind::Read)?, 0);
     assert!(front_end.data(0)? == data);
 
-    tell(&device, "query")?;
+    tell(&device, minor, "query")?;
     assert!(matches!(hear(&device), FromDevice::Counters(_)));
-    tell(&device, "stop")?;
+    tell(&device, minor, "stop")?;
     // It says nothing more that an old launcher would have to understand.
     assert!(packet::receive(device.socket())?.is_none());
     let (ended, log) = device.wait()?;
@@ -72,11 +76,15 @@ fn a_launcher_of_minor_version_1_hands_a_disk_to_todays_device() -> Result<()> {
 }
 
 #[test]
-fn a_launcher_of_minor_version_1_hears_why_todays_device_fails() -> Result<()> {
+fn a_launcher_of_an_older_minor_version_hears_why_todays_device_fails() -> Result<()> {
+    MINORS.into_iter().try_for_each(hears)
+}
+
+fn hears(minor: u8) -> Result<()> {
     let device = Spawned::start(&program("device-blk")?, "device-blk")?;
     let (_ours, theirs) = UnixStream::pair().expect("a pair");
     let null = std::fs::File::open("/dev/null").expect("it is there");
-    let setup = frame("setup").expect("it was recorded");
+    let setup = frame(minor, "setup").expect("it was recorded");
     packet::send(device.socket(), &setup, &[theirs.as_raw_fd(), null.as_raw_fd()])?;
     assert!(matches!(hear(&device), FromDevice::Failed(text) if !text.is_empty()));
     assert!(packet::receive(device.socket())?.is_none());

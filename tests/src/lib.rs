@@ -11,7 +11,7 @@ mod environment;
 mod error;
 pub mod front_end;
 mod machine;
-pub mod minor_1;
+pub mod old_peers;
 pub mod packet;
 pub mod pattern;
 mod processes;

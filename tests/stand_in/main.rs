@@ -1,5 +1,5 @@
 //! Stands in for programs that the launcher spawns, beside which it is put under their names. As `vmm-core` it has no guest
-//! and drives the disk itself, or does not touch it; as `device-blk` it is one of minor version 1.
+//! and drives the disk itself, or does not touch it; as `device-blk` it is one of an older minor version.
 
 mod core;
 mod old_device;

@@ -1,34 +1,41 @@
-//! A device program of minor version 1, as far as its control channel goes: it says what was recorded of one, and ends
-//! at whatever one would have refused. Nobody is served.
+//! A device program of minor version 1 or 2, as far as its control channel goes: it says what was recorded of one, and
+//! ends at whatever one would have refused. Nobody is served.
+//!
+//! Which of the two says the serial of its disk, `minor-N`.
 //!
 //! A disk with the serial `record` makes it write its set-up to its log instead, and answer as this version does.
 
 use std::os::fd::RawFd;
 
 use protocol::{FromDevice, Message, Ready, frame};
-use system_tests::minor_1::{self, ToDevice};
+use system_tests::old_peers::{self, ToDevice};
 use system_tests::{Error, Result, packet};
 
 /// The control channel.
 const CONTROL: RawFd = 3;
 
 pub fn run() -> Result<()> {
+    let mut minor = 0;
     while let Some((frame, fds)) = packet::receive(CONTROL)? {
-        match minor_1::to_device(&frame, fds.len()).map_err(Error::Unexpected)? {
+        match old_peers::to_device(&frame, fds.len()).map_err(Error::Unexpected)? {
             ToDevice::Setup(serial) if serial == "record" => {
                 eprintln!("frame {}", packet::to_hex(&frame));
                 packet::send(CONTROL, &ready_today()?, &[])?;
             }
-            ToDevice::Setup(_) => say("ready")?,
-            ToDevice::Query => say("counters")?,
+            ToDevice::Setup(serial) => {
+                minor = serial.strip_prefix("minor-").and_then(|it| it.parse().ok()).unwrap_or(0);
+                say(minor, "ready")?;
+            }
+            ToDevice::Query => say(minor, "counters")?,
             ToDevice::Stop => break,
         }
     }
     Ok(())
 }
 
-fn say(name: &str) -> Result<()> {
-    let frame = minor_1::frame(name).ok_or_else(|| Error::Unexpected(format!("no frame {name} recorded")))?;
+fn say(minor: u8, name: &str) -> Result<()> {
+    let unknown = || Error::Unexpected(format!("no frame {name} of minor version {minor} recorded"));
+    let frame = old_peers::frame(minor, name).ok_or_else(unknown)?;
     packet::send(CONTROL, &frame, &[])
 }
 

@@ -70,6 +70,8 @@ pub enum Error {
     Inflight { index: u16, what: &'static str },
     #[error("configuration space: offset {offset}, size {size} is outside its {limit} bytes")]
     ConfigRange { offset: u32, size: u32, limit: u32 },
+    #[error("{size} bytes of device state do not fit into the keep, which has room for {limit}")]
+    State { size: usize, limit: usize },
     #[error("queue {queue}: the ring is broken: {reason}")]
     Ring { queue: u16, reason: &'static str },
     #[error("queue {queue}: {source}")]

@@ -5,7 +5,7 @@
 //! Top to bottom: `program` decides which life this process has; `spawned` is the confined one and
 //! `stand_alone` the other. `connection` and `message` turn bytes into requests, `session` and
 //! `vring` obey them, `worker` and `ring` serve the queues, `chain` and `file_io` are what a device
-//! sees of a request.
+//! sees of a request. Of what outlives the process `inflight` notes the requests and `keep` the device's own state.
 //!
 //! Of the rust-vmm crates this uses `vhost`'s message structures, `vm-memory`'s mappings and `virtio-queue`'s
 //! `Queue`. The module headers say which parts are not used and why.
@@ -18,6 +18,7 @@ mod error;
 pub mod fault;
 mod file_io;
 mod inflight;
+mod keep;
 mod log;
 mod memory;
 mod message;
@@ -28,6 +29,7 @@ mod session;
 mod socket;
 mod spawned;
 mod stand_alone;
+mod state;
 mod vring;
 mod worker;
 
@@ -35,4 +37,5 @@ pub use chain::{Reader, Writer};
 pub use device::{Device, Handler};
 pub use error::Error;
 pub use file_io::{Durability, read_at, write_at};
+pub use keep::Kept;
 pub use program::{Capabilities, DeviceProgram, run};

@@ -91,7 +91,7 @@ pub(crate) enum Request {
     SetProtocolFeatures(u64),
     GetQueueNum,
     GetConfig { offset: u32, size: u32, flags: u32 },
-    SetConfig { offset: u32, size: u32 },
+    SetConfig { offset: u32, data: Vec<u8> },
     GetInflightFd(VhostUserInflight),
     SetInflightFd(VhostUserInflight, OwnedFd),
     ResetDevice,
@@ -209,8 +209,9 @@ impl Parser<'_> {
     }
 
     fn set_config(&self) -> Result<Request, Error> {
-        let VhostUserConfig { offset, size, .. } = self.config()?;
-        Ok(Request::SetConfig { offset, size })
+        let offset = self.config()?.offset;
+        let data = self.body.get(size_of::<VhostUserConfig>()..).unwrap_or_default().to_vec();
+        Ok(Request::SetConfig { offset, data })
     }
 
     /// The fixed part, behind which exactly the bytes follow that it announces.

@@ -19,7 +19,8 @@ use vm_memory::ByteValued;
 use crate::Error;
 use crate::inflight::{InflightArea, InflightFile};
 use crate::memory::{MemoryTable, Unsealed};
-use crate::message::Request;
+use crate::message::{Request, RingEvent};
+use crate::state::DeviceState;
 use crate::vring::{Active, Vring};
 use crate::worker::Worker;
 
@@ -40,15 +41,11 @@ pub(crate) enum Reply<'a> {
     Inflight(Vec<u8>, BorrowedFd<'a>),
 }
 
-/// What a device offers, fixed for the session.
-pub(crate) struct Offer {
-    pub(crate) features: u64,
-    pub(crate) config: Vec<u8>,
-}
-
 /// One front end's connection.
 pub(crate) struct Session {
-    offer: Offer,
+    state: DeviceState,
+    /// The device has a configuration.
+    configurable: bool,
     unsealed: Unsealed,
     inflight_file: InflightFile,
     vrings: Vec<Vring>,
@@ -60,7 +57,7 @@ pub(crate) struct Session {
 impl Session {
     /// `blamed`: the end of the process before this one may be the fault of a request that it was handling.
     pub(crate) fn new(
-        offer: Offer,
+        mut state: DeviceState,
         workers: Vec<Worker>,
         inflight_file: InflightFile,
         unsealed: Unsealed,
@@ -70,7 +67,8 @@ impl Session {
         let vrings = workers.map(|(index, worker)| Vring::new(index, worker, blamed)).collect();
         let protocol_features = VhostUserProtocolFeatures::empty();
         let active = Active::default();
-        Self { offer, unsealed, inflight_file, vrings, owned: false, active, protocol_features }
+        let configurable = !state.config().is_empty();
+        Self { state, configurable, unsealed, inflight_file, vrings, owned: false, active, protocol_features }
     }
 
     pub(crate) fn vrings(&self) -> &[Vring] {
@@ -91,12 +89,12 @@ impl Session {
             }
             Request::SetOwner => self.owned = true,
             Request::ResetOwner => {
-                self.reset();
+                self.reset()?;
                 self.owned = false;
             }
             Request::ResetDevice => {
                 self.negotiated(VhostUserProtocolFeatures::RESET_DEVICE, 34)?;
-                self.reset();
+                self.reset()?;
             }
             Request::GetProtocolFeatures => return Ok(number(self.offered_protocol_features().bits())),
             Request::SetProtocolFeatures(bits) => self.set_protocol_features(bits)?,
@@ -105,9 +103,12 @@ impl Session {
                 return Ok(number(u64::try_from(self.vrings.len()).unwrap_or(0)));
             }
             Request::GetConfig { offset, size, flags } => return self.config(offset, size, flags),
-            // No field of any device here can be written. A driver that does is ignored: refusing would let a
-            // guest's write end the connection of a front end that asks for no acknowledgement.
-            Request::SetConfig { offset, size } => self.config_range(offset, size)?,
+            // What no field covers that can be written is ignored: refusing would let a guest's write end the
+            // connection of a front end that asks for no acknowledgement.
+            Request::SetConfig { offset, data } => {
+                self.config_range(offset, u32::try_from(data.len()).unwrap_or(u32::MAX))?;
+                self.state.write_config(usize::try_from(offset).unwrap_or(usize::MAX), &data)?;
+            }
             Request::GetInflightFd(asked) => return self.inflight_fd(&asked),
             Request::SetInflightFd(description, fd) => {
                 self.negotiated(VhostUserProtocolFeatures::INFLIGHT_SHMFD, 32)?;
@@ -134,6 +135,10 @@ impl Session {
                 return Ok(Reply::Payload(state.as_slice().to_vec()));
             }
             Request::SetVringEvent { event, index, fd } => {
+                if event == RingEvent::Kick {
+                    // It starts: whoever had it before has given it back.
+                    self.state.take_over();
+                }
                 let active = self.active.clone();
                 self.vring(index)?.set_event(event, fd, &active)?;
             }
@@ -156,15 +161,15 @@ impl Session {
     }
 
     fn offered_features(&self) -> u64 {
-        self.offer.features | RING_FEATURES | PROTOCOL_FEATURES
+        self.state.features() | RING_FEATURES | PROTOCOL_FEATURES
     }
 
     /// A device without configuration does not say that it can be asked for one.
     fn offered_protocol_features(&self) -> VhostUserProtocolFeatures {
-        let config = if self.offer.config.is_empty() {
-            VhostUserProtocolFeatures::empty()
-        } else {
+        let config = if self.configurable {
             VhostUserProtocolFeatures::CONFIG
+        } else {
+            VhostUserProtocolFeatures::empty()
         };
         config
             | VhostUserProtocolFeatures::MQ
@@ -220,13 +225,14 @@ impl Session {
         Ok(())
     }
 
-    fn config(&self, offset: u32, size: u32, flags: u32) -> Result<Reply<'_>, Error> {
+    fn config(&mut self, offset: u32, size: u32, flags: u32) -> Result<Reply<'_>, Error> {
         self.config_range(offset, size)?;
         let flags = VhostUserConfigFlags::from_bits_truncate(flags);
         let mut payload = VhostUserConfig::new(offset, size, flags).as_slice().to_vec();
         let skip = usize::try_from(offset).unwrap_or(usize::MAX);
         let take = usize::try_from(size).unwrap_or(0);
-        payload.extend(self.offer.config.iter().copied().chain(std::iter::repeat(0)).skip(skip).take(take));
+        let config = self.state.config();
+        payload.extend(config.into_iter().chain(std::iter::repeat(0)).skip(skip).take(take));
         Ok(Reply::Payload(payload))
     }
 
@@ -254,13 +260,14 @@ impl Session {
         Ok(Reply::Inflight(payload, self.inflight_file.as_fd()))
     }
 
-    /// Rings stopped, and all that was set for them forgotten; memory and negotiation stay.
-    fn reset(&mut self) {
+    /// Rings stopped, and all that was set for them forgotten, and the device's own state; memory and negotiation stay.
+    fn reset(&mut self) -> Result<(), Error> {
         self.vrings.iter_mut().for_each(Vring::reset);
         self.active.inflight = None;
         if !self.active.protocol {
             self.vrings.iter_mut().for_each(Vring::born_enabled);
         }
+        self.state.reset()
     }
 
     fn negotiated(&self, feature: VhostUserProtocolFeatures, request: u32) -> Result<(), Error> {

@@ -9,9 +9,11 @@ use protocol::{Channel, DeviceSetup, Failure, FromDevice, Phase, Ready, ToDevice
 use sandbox_policies::{Requirement, Stage};
 
 use crate::connection::{Connection, State};
-use crate::inflight::InflightFile;
+use crate::inflight::{InflightFile, Part};
+use crate::keep::Keep;
 use crate::memory::Unsealed;
-use crate::session::{Offer, Session};
+use crate::session::Session;
+use crate::state::DeviceState;
 use crate::vring::{MAX_QUEUE_SIZE, Vring};
 use crate::worker::Worker;
 use crate::{Device, DeviceProgram, Error, counters, log, process};
@@ -43,8 +45,9 @@ fn serve_channel<P: DeviceProgram>(channel: &Channel, ready: Ready, unsealed: Un
     // Receive, and check what was received.
     let Some((setup, socket, resource)) = receive_setup(channel)? else { return Ok(()) };
     let device = Arc::new(P::device(setup.options, resource)?);
+    let Ok(keep) = receive_keep(channel, setup.keep && device.kept().is_some())? else { return Ok(()) };
     process::use_one_heap(usize::from(device.queues()).saturating_add(1));
-    let mut session = prepare::<P>(&device, unsealed, setup.blamed)?;
+    let mut session = prepare::<P>(&device, keep, unsealed, setup.blamed)?;
     // Promise less: reading, writing, mapping what the front end sends, and little else.
     sandbox_policies::limit_processes()?;
     for vring in session.vrings() {
@@ -67,9 +70,26 @@ fn receive_setup(channel: &Channel) -> Result<Option<(DeviceSetup, OwnedFd, Owne
     }
 }
 
+/// The launcher told a device to end that it had offered a keep.
+struct Stopped;
+
+/// What the device's state outlives it in, if it is `wanted`.
+fn receive_keep(channel: &Channel, wanted: bool) -> Result<Result<Option<Keep<Part>>, Stopped>, Error> {
+    if !wanted {
+        return Ok(Ok(None));
+    }
+    channel.send(&FromDevice::Keeps, &[])?;
+    match channel.receive::<ToDevice>(Phase::HandOver)? {
+        Some((ToDevice::Keep, fds)) => Ok(Ok(fds.into_iter().next().map(Keep::map).transpose()?)),
+        Some((ToDevice::Stop, _)) | None => Ok(Err(Stopped)),
+        _ => Err(Error::UnexpectedMessage),
+    }
+}
+
 /// Makes all that needs more than the serving filter: threads and the in-flight area.
 fn prepare<P: DeviceProgram>(
     device: &Arc<P::Device>,
+    keep: Option<Keep<Part>>,
     unsealed: Unsealed,
     blamed: bool,
 ) -> Result<Session, Error> {
@@ -78,8 +98,8 @@ fn prepare<P: DeviceProgram>(
     let workers = (0..device.queues())
         .map(|queue| Worker::spawn(device.handler(queue), confine))
         .collect::<Result<Vec<_>, _>>()?;
-    let offer = Offer { features: device.features(), config: device.config() };
-    Ok(Session::new(offer, workers, inflight, unsealed, blamed))
+    let state = DeviceState::new(Arc::clone(device) as Arc<dyn Device>, keep);
+    Ok(Session::new(state, workers, inflight, unsealed, blamed))
 }
 
 /// Listens to front end and launcher until one of them is gone.
@@ -110,7 +130,7 @@ fn obey(channel: &Channel, session: &Session) -> Result<bool, Error> {
             channel.send(&FromDevice::Counters(counters::report(queues)), &[])?;
             Ok(true)
         }
-        Some((ToDevice::Setup(_), _)) => Err(Error::UnexpectedMessage),
+        Some((ToDevice::Setup(_) | ToDevice::Keep, _)) => Err(Error::UnexpectedMessage),
     }
 }
 

@@ -61,7 +61,8 @@ pub(crate) fn run<P: DeviceProgram>(
     let (log, log_writer) = pipe2(OFlag::O_CLOEXEC).map_err(Error::system("make a pipe"))?;
     let child = spawn_self::<P>(&options, &theirs.into(), &log_writer)?;
     drop(log_writer);
-    let setup = DeviceSetup { name: P::PROGRAM.name().to_owned(), options: device, blamed: false };
+    let setup =
+        DeviceSetup { name: P::PROGRAM.name().to_owned(), options: device, blamed: false, keep: false };
     control.send(&ToDevice::Setup(setup), &[socket.as_fd(), resource.as_fd()])?;
     drop((socket, resource));
     let report = sandbox_policies::confine_stand_alone(P::PROGRAM, options.requirement)?;

@@ -1,11 +1,16 @@
 //! The virtio-blk device (virtio 1.2, §5.2): what it offers, and what each request does.
 //!
 //! Without VIRTIO_BLK_F_FLUSH the driver has no way to ask for durability, so each write is durable when it is
-//! answered; with it, when the next flush is (§5.2.6.2). The cache mode cannot be changed: CONFIG_WCE is not offered.
+//! answered; with it, when the next flush is, unless the driver has VIRTIO_BLK_F_CONFIG_WCE and chose otherwise
+//! (§5.2.6.2). That choice is the one thing that a disk's process must not forget: a driver that chose that writes be
+//! durable when they are answered sends no flush any more. It holds for every request that is taken after the driver's
+//! write to `writeback` was acknowledged; those answered before are as durable as they were.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{AcqRel, Acquire};
 
-use device_backend::{Device, Durability, Error, Handler, Reader, Writer, fault_point};
+use device_backend::{Device, Durability, Error, Handler, Kept, Reader, Writer, fault_point};
 use nix::errno::Errno;
 use protocol::BlkOptions;
 
@@ -19,6 +24,8 @@ use crate::wire::{Config, Header, SECTOR_SIZE, Segment, Status, feature};
 
 /// Bytes of the largest segment that drivers are asked to make. A larger one is served all the same.
 const SIZE_MAX: u32 = 4 << 20;
+/// Version of what is kept: one byte, 0 or 1 as `writeback` has it.
+const KEPT: u16 = 1;
 
 /// A disk as a virtio device.
 pub struct Blk {
@@ -27,6 +34,8 @@ pub struct Blk {
     serial: [u8; ID_BYTES],
     queues: u16,
     queue_size: u16,
+    /// Writes are durable with the next flush, and not when they are answered, for a driver that may choose.
+    writeback: AtomicBool,
 }
 
 impl Blk {
@@ -44,7 +53,20 @@ impl Blk {
         let capacity = disk.geometry().size / SECTOR_SIZE;
         let (readonly, discard) = (options.readonly, options.discard && !options.readonly);
         let limits = Limits { capacity, readonly, discard };
-        Ok(Self { disk, limits, serial, queues: options.queues, queue_size: options.queue_size })
+        let (queues, queue_size) = (options.queues, options.queue_size);
+        Ok(Self { disk, limits, serial, queues, queue_size, writeback: AtomicBool::new(true) })
+    }
+
+    /// Answers whether it was another before.
+    fn set_writeback(&self, on: bool) -> bool {
+        self.writeback.swap(on, AcqRel) != on
+    }
+
+    /// Of a write, for a driver that accepted `features`. Whoever has CONFIG_WCE without FLUSH, which we do not offer
+    /// apart, has no flush to wait for.
+    fn durability(&self, features: u64) -> Durability {
+        let chosen = features & feature::CONFIG_WCE != 0 && !self.writeback.load(Acquire);
+        if features & feature::FLUSH == 0 || chosen { Durability::Immediate } else { Durability::Flushed }
     }
 }
 
@@ -59,7 +81,7 @@ impl Device for Blk {
         if self.limits.readonly {
             features |= feature::RO;
         } else {
-            features |= feature::WRITE_ZEROES;
+            features |= feature::WRITE_ZEROES | feature::CONFIG_WCE;
         }
         if self.limits.discard {
             features |= feature::DISCARD;
@@ -83,6 +105,7 @@ impl Device for Blk {
             alignment_offset: 0,
             min_io_size: u16::try_from(blocks(geometry.minimum_io)).unwrap_or(0),
             opt_io_size: blocks(geometry.optimal_io),
+            writeback: self.writeback.load(Acquire),
             num_queues: self.queues,
             max_discard_sectors: discard,
             max_discard_seg: if discard == 0 { 0 } else { segments },
@@ -96,6 +119,34 @@ impl Device for Blk {
 
     fn queues(&self) -> u16 {
         self.queues
+    }
+
+    /// Of a write that covers more than `writeback` the other bytes are those of fields that cannot be written. What is
+    /// neither 0 nor 1 has no meaning (§5.2.5).
+    fn write_config(&self, offset: usize, data: &[u8]) -> bool {
+        let value = Config::WRITEBACK.checked_sub(offset).and_then(|at| data.get(at));
+        match value {
+            Some(value @ (0 | 1)) if !self.limits.readonly => self.set_writeback(*value == 1),
+            _ => false,
+        }
+    }
+
+    fn reset(&self) -> bool {
+        self.set_writeback(true)
+    }
+
+    fn kept(&self) -> Option<Kept> {
+        let state = vec![u8::from(self.writeback.load(Acquire))];
+        (!self.limits.readonly).then_some(Kept { version: KEPT, state })
+    }
+
+    fn restore(&self, kept: &Kept) -> bool {
+        let known = match (kept.version, kept.state.as_slice()) {
+            (KEPT, [value @ (0 | 1)]) => Some(*value == 1),
+            _ => None,
+        };
+        self.set_writeback(known.unwrap_or(true));
+        known.is_some()
     }
 
     fn handler(self: &Arc<Self>, _queue: u16) -> Box<dyn Handler> {
@@ -118,8 +169,7 @@ impl Handler for BlkQueue {
     ) -> Result<u32, &'static str> {
         let room = writer.remaining().checked_sub(1).ok_or("a request has no room for its status")?;
         let mut status_byte = writer.split_off(room);
-        let durability =
-            if features & feature::FLUSH == 0 { Durability::Immediate } else { Durability::Flushed };
+        let durability = self.blk.durability(features);
         let status = self.serve(durability, &mut reader, &mut writer);
         status_byte.write_all(&[status as u8]).map_err(|_| "a request has no room for its status")?;
         // The status counts only when everything before it was written: what is reported has no gap.
@@ -232,5 +282,60 @@ fn status(result: Result<(), Errno>) -> Status {
         Ok(()) => Status::Ok,
         // Also when the host has no space left: the driver knows one kind of failure.
         Err(_) => Status::IoErr,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn blk(readonly: bool) -> Blk {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(1 << 20).unwrap();
+        let disk = Disk::new(file.into(), false).unwrap();
+        let (direct, serial, discard) = (false, String::new(), true);
+        Blk::new(&BlkOptions { readonly, direct, serial, queues: 1, queue_size: 64, discard }, disk).unwrap()
+    }
+
+    #[test]
+    fn a_write_is_durable_at_once_for_whoever_chose_so_or_cannot_flush() {
+        let (both, flush) = (feature::FLUSH | feature::CONFIG_WCE, feature::FLUSH);
+        let blk = blk(false);
+        for (features, writeback, durability) in [
+            (both, 1, Durability::Flushed),
+            (both, 0, Durability::Immediate),
+            // A driver without CONFIG_WCE does not look at `writeback`, and sends flushes whatever it is.
+            (flush, 0, Durability::Flushed),
+            (flush, 1, Durability::Flushed),
+            (feature::CONFIG_WCE, 1, Durability::Immediate),
+            (0, 1, Durability::Immediate),
+        ] {
+            blk.write_config(Config::WRITEBACK, &[writeback]);
+            assert_eq!(blk.durability(features), durability, "{features:#x} {writeback}");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_what_is_restored_and_nothing_else_is() {
+        for mode in [0, 1] {
+            let (one, other) = (blk(false), blk(false));
+            one.write_config(Config::WRITEBACK, &[mode]);
+            assert!(other.restore(&one.kept().unwrap()));
+            assert_eq!(other.config()[Config::WRITEBACK], mode);
+            for (version, state) in
+                [(1, vec![]), (1, vec![2]), (1, vec![0, 0]), (0, vec![0]), (2, vec![0]), (1, vec![0; 2024])]
+            {
+                assert!(!other.restore(&Kept { version, state }));
+                assert_eq!(other.config()[Config::WRITEBACK], 1, "as if reset");
+            }
+        }
+    }
+
+    #[test]
+    fn a_disk_that_takes_no_writes_has_no_choice_and_keeps_nothing() {
+        let blk = blk(true);
+        assert_eq!(blk.features() & feature::CONFIG_WCE, 0);
+        assert!(!blk.write_config(Config::WRITEBACK, &[0]) && blk.kept().is_none());
+        assert_eq!(blk.config()[Config::WRITEBACK], 1);
     }
 }

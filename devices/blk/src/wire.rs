@@ -18,6 +18,8 @@ pub mod feature {
     pub const FLUSH: u64 = 1 << 9;
     /// Topology is in `topology`.
     pub const TOPOLOGY: u64 = 1 << 10;
+    /// The cache mode is in `writeback`, where the driver may change it.
+    pub const CONFIG_WCE: u64 = 1 << 11;
     /// Multi-queue.
     pub const MQ: u64 = 1 << 12;
     /// The discard command is supported.
@@ -120,6 +122,8 @@ pub struct Config {
     pub min_io_size: u16,
     /// Suggested optimal I/O size in logical blocks.
     pub opt_io_size: u32,
+    /// The cache mode: writes are durable with the next flush, not when they are answered.
+    pub writeback: bool,
     /// Queues.
     pub num_queues: u16,
     /// Sectors of the longest discard segment.
@@ -137,6 +141,9 @@ pub struct Config {
 }
 
 impl Config {
+    /// Where `writeback` stands: one byte, the only field that a driver may write.
+    pub const WRITEBACK: usize = 32;
+
     /// The bytes of the configuration space.
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
@@ -150,8 +157,7 @@ impl Config {
         bytes.extend([self.physical_block_exp, self.alignment_offset]);
         bytes.extend(self.min_io_size.to_le_bytes());
         bytes.extend(self.opt_io_size.to_le_bytes());
-        // writeback, unused.
-        bytes.extend([0; 2]);
+        bytes.extend([u8::from(self.writeback), 0]);
         bytes.extend(self.num_queues.to_le_bytes());
         bytes.extend(self.max_discard_sectors.to_le_bytes());
         bytes.extend(self.max_discard_seg.to_le_bytes());
@@ -174,6 +180,7 @@ mod tests {
             seg_max: 126,
             blk_size: 4096,
             physical_block_exp: 3,
+            writeback: true,
             num_queues: 4,
             max_discard_sectors: 7,
             write_zeroes_may_unmap: true,
@@ -185,6 +192,7 @@ mod tests {
         assert_eq!(bytes[12], 126);
         assert_eq!(bytes[20..24], 4096u32.to_le_bytes());
         assert_eq!(bytes[24], 3);
+        assert_eq!((bytes[Config::WRITEBACK], bytes[33]), (1, 0));
         assert_eq!(bytes[34], 4);
         assert_eq!(bytes[36], 7);
         assert_eq!(bytes[56], 1);

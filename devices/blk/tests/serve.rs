@@ -265,7 +265,7 @@ fn the_configuration_tells_size_and_queues() {
     assert_eq!(config[12..16], 126u32.to_le_bytes());
     assert_eq!(config[34..36], 3u16.to_le_bytes());
     assert_eq!(ask(34, 2).split_off(12), 3u16.to_le_bytes());
-    // Written, a field stays what it is.
+    // Written, a field stays what it is, if it is not the one that a driver may write.
     let mut write = [0u32, 8, 0].iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<_>>();
     write.extend([0xff; 8]);
     assert!(device.ask(request::SET_CONFIG, &write, &[]));

@@ -1,4 +1,5 @@
-//! Device to launcher. A device can report; it can ask for nothing.
+//! Device to launcher. A device can report; it can ask for nothing, but for the one place that it was offered for what of
+//! its state must outlive it.
 
 use super::from_core::{Counters, Failure, Ready};
 use crate::{Error, Fields, Message, Phase, fields};
@@ -6,6 +7,7 @@ use crate::{Error, Fields, Message, Phase, fields};
 const READY: u16 = 0x0401;
 const FAILED: u16 = 0x0402;
 const COUNTERS: u16 = 0x0403;
+const KEEPS: u16 = 0x0404;
 
 /// What a device tells the launcher.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +18,9 @@ pub enum FromDevice {
     Failed(Failure),
     /// Answer to `Query`.
     Counters(Counters),
+    /// Before it is ready, once, and only if its setup says that there is a keep: it has state that must outlive it.
+    /// The answer is `Keep`. Since minor version 3.
+    Keeps,
 }
 
 impl FromDevice {
@@ -24,6 +29,7 @@ impl FromDevice {
             Self::Ready(ready) => ready.check(),
             Self::Failed(failure) => failure.check(),
             Self::Counters(counters) => counters.check(),
+            Self::Keeps => Ok(()),
         }
     }
 }
@@ -34,6 +40,7 @@ impl Message for FromDevice {
             Self::Ready(_) => READY,
             Self::Failed(_) => FAILED,
             Self::Counters(_) => COUNTERS,
+            Self::Keeps => KEEPS,
         }
     }
 
@@ -42,6 +49,7 @@ impl Message for FromDevice {
             Self::Ready(_) => "Ready",
             Self::Failed(_) => "Failed",
             Self::Counters(_) => "Counters",
+            Self::Keeps => "Keeps",
         }
     }
 
@@ -51,7 +59,7 @@ impl Message for FromDevice {
 
     fn allowed(&self, phase: Phase) -> bool {
         match self {
-            Self::Ready(_) => phase == Phase::HandOver,
+            Self::Ready(_) | Self::Keeps => phase == Phase::HandOver,
             Self::Failed(_) => true,
             Self::Counters(_) => phase == Phase::Serving,
         }
@@ -64,6 +72,7 @@ impl Message for FromDevice {
             Self::Ready(ready) => fields::encode(name, ready, &none),
             Self::Failed(failure) => fields::encode(name, failure, &none),
             Self::Counters(counters) => fields::encode(name, counters, &none),
+            Self::Keeps => fields::encode(name, &(), &none),
         }
     }
 
@@ -72,6 +81,7 @@ impl Message for FromDevice {
             READY => Self::Ready(fields::decode_body("Ready", body)?.0),
             FAILED => Self::Failed(fields::decode_body("Failed", body)?.0),
             COUNTERS => Self::Counters(fields::decode_body("Counters", body)?.0),
+            KEEPS => Self::Keeps,
             kind => return Err(Error::Kind { kind }),
         };
         message.check()?;

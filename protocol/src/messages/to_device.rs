@@ -7,11 +7,14 @@ use bincode::{Decode, Encode};
 const SETUP: u16 = 0x0301;
 const QUERY: u16 = 0x0302;
 const STOP: u16 = 0x0303;
+const KEEP: u16 = 0x0304;
 
 /// Optional field of [`BlkOptions`]: discard.
 const BLK_DISCARD: u16 = 1;
 /// Optional field of [`DeviceSetup`]: blamed.
 const BLAMED: u16 = 2;
+/// Optional field of [`DeviceSetup`]: keep.
+const KEEP_TO_BE_HAD: u16 = 3;
 
 /// What the launcher tells a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +25,9 @@ pub enum ToDevice {
     Query,
     /// End now.
     Stop,
+    /// Answer to `Keeps`. Descriptor: a memfd of [`limits::KEEP_SIZE`] bytes, sealed at that size, which every process
+    /// of this device gets and nobody else maps or reads. Since minor version 3.
+    Keep,
 }
 
 /// What a device serves.
@@ -35,6 +41,10 @@ pub struct DeviceSetup {
     /// for a first start, a planned replacement, and after somebody else's kill. Optional field, since minor version
     /// 2, sent only when it is true.
     pub blamed: bool,
+    /// There is a keep to be had, by `Keeps`, for what of the device's state outlives its process. Optional field, since
+    /// minor version 3, sent only when it is true: a launcher of an older version has none, and a device that does not
+    /// know of it gets none.
+    pub keep: bool,
 }
 
 /// By type of device.
@@ -90,7 +100,7 @@ impl DeviceSetup {
     }
 
     fn encode(&self) -> Result<Vec<u8>, Error> {
-        let own = |fields: Fields| if self.blamed { fields.with(BLAMED, &true) } else { Ok(fields) };
+        let own = |fields: Fields| fields.flag(BLAMED, self.blamed)?.flag(KEEP_TO_BE_HAD, self.keep);
         match &self.options {
             DeviceOptions::Blk(blk) => {
                 let (readonly, direct, serial) = (blk.readonly, blk.direct, blk.serial.clone());
@@ -106,6 +116,7 @@ impl DeviceSetup {
     fn decode(body: &[u8]) -> Result<Self, Error> {
         let ((name, wire), fields) = fields::decode_body("Setup", body)?;
         let blamed = fields.value(BLAMED, false)?;
+        let keep = fields.value(KEEP_TO_BE_HAD, false)?;
         let options = match wire {
             Wire::Blk { readonly, direct, serial, queues, queue_size } => {
                 let discard = fields.value(BLK_DISCARD, true)?;
@@ -113,7 +124,7 @@ impl DeviceSetup {
             }
             Wire::Rng => DeviceOptions::Rng,
         };
-        Ok(Self { name, options, blamed })
+        Ok(Self { name, options, blamed, keep })
     }
 }
 
@@ -123,6 +134,7 @@ impl Message for ToDevice {
             Self::Setup(_) => SETUP,
             Self::Query => QUERY,
             Self::Stop => STOP,
+            Self::Keep => KEEP,
         }
     }
 
@@ -131,19 +143,21 @@ impl Message for ToDevice {
             Self::Setup(_) => "Setup",
             Self::Query => "Query",
             Self::Stop => "Stop",
+            Self::Keep => "Keep",
         }
     }
 
     fn fds(&self) -> usize {
         match self {
             Self::Setup(_) => 2,
-            _ => 0,
+            Self::Keep => 1,
+            Self::Query | Self::Stop => 0,
         }
     }
 
     fn allowed(&self, phase: Phase) -> bool {
         match self {
-            Self::Setup(_) => phase == Phase::HandOver,
+            Self::Setup(_) | Self::Keep => phase == Phase::HandOver,
             Self::Query => phase == Phase::Serving,
             Self::Stop => true,
         }
@@ -168,6 +182,7 @@ impl Message for ToDevice {
             }
             QUERY => Self::Query,
             STOP => Self::Stop,
+            KEEP => Self::Keep,
             kind => return Err(Error::Kind { kind }),
         })
     }

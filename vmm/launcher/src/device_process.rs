@@ -38,7 +38,7 @@ impl DeviceProcess<'_> {
             socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)
                 .map_err(Error::system("make a vhost-user socket pair"))?;
         let mut spawned = self.spawning.spawn(spawn, program)?;
-        let setup = DeviceSetup { name: name.to_owned(), options: self.options.clone(), blamed };
+        let setup = DeviceSetup { name: name.to_owned(), options: self.options.clone(), blamed, keep: true };
         let fds = [back_end.as_fd(), self.resource];
         if let Err(error) = tell(name, &spawned.1, &ToDevice::Setup(setup), &fds) {
             let _ = spawned.0.kill();

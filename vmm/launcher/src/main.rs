@@ -19,6 +19,7 @@ mod exit_code;
 mod handover;
 mod inputs;
 mod json;
+mod keep;
 mod machine;
 mod memory;
 mod nearest;
@@ -80,7 +81,10 @@ fn run(line: CommandLine) -> Result<Outcome, Error> {
     let clients = Clients::new(inputs.control.take());
     drop((memory, inputs));
     handover::start(&processes)?;
-    let devices = Recovery::of(&machine.devices);
+    let mut devices = Recovery::of(&machine.devices);
+    for device in devices.iter_mut().filter(|device| device.process.is_some()) {
+        device.keep = Some(keep::create()?);
+    }
     let requirement = handover::requirement(&machine);
     Supervisor::new(processes, devices, journal, clients, signals, requirement, machine.shutdown_timeout)?
         .run()

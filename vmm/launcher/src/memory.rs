@@ -44,34 +44,43 @@ fn create_region(size: u64, huge_pages: HugePages) -> Result<OwnedFd, Error> {
         move |errno| Error::GuestMemory { size: Size(size), call, errno, advice }
     };
     let length = i64::try_from(size).map_err(|_| failed("ftruncate")(Errno::EFBIG))?;
-    let fd = memfd(huge_pages).map_err(failed("memfd_create"))?;
+    let fd = memfd("guest-memory", pages(huge_pages)).map_err(failed("memfd_create"))?;
     ftruncate(&fd, length).map_err(failed("ftruncate"))?;
     if huge_pages != HugePages::Off {
         // Taken from the host's pool now: a page that is missing later would be a SIGBUS in the core.
         fallocate(&fd, FallocateFlags::empty(), 0, length).map_err(failed("fallocate"))?;
     }
-    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
-    fcntl(&fd, FcntlArg::F_ADD_SEALS(seals)).map_err(failed("F_ADD_SEALS"))?;
+    seal(&fd).map_err(failed("F_ADD_SEALS"))?;
     Ok(fd)
 }
 
-fn memfd(huge_pages: HugePages) -> Result<OwnedFd, Errno> {
-    let huge = match huge_pages {
+fn pages(huge_pages: HugePages) -> MFdFlags {
+    match huge_pages {
         HugePages::Off => MFdFlags::empty(),
         HugePages::Default => MFdFlags::MFD_HUGETLB,
         HugePages::Mib2 => MFdFlags::MFD_HUGETLB | MFdFlags::MFD_HUGE_2MB,
         HugePages::Gib1 => MFdFlags::MFD_HUGETLB | MFdFlags::MFD_HUGE_1GB,
-    };
-    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING | huge;
-    match memfd_create("guest-memory", flags | NOEXEC_SEAL) {
+    }
+}
+
+/// A memfd that is not executable, of no size yet.
+pub fn memfd(name: &'static str, pages: MFdFlags) -> Result<OwnedFd, Errno> {
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING | pages;
+    match memfd_create(name, flags | NOEXEC_SEAL) {
         // Before Linux 6.3 the mode can be taken but not sealed; the policies refuse PROT_EXEC and execveat anyway.
         Err(Errno::EINVAL) => {
-            let fd = memfd_create("guest-memory", flags)?;
+            let fd = memfd_create(name, flags)?;
             fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR)?;
             Ok(fd)
         }
         made => made,
     }
+}
+
+/// At the size that it has.
+pub fn seal(fd: &OwnedFd) -> Result<(), Errno> {
+    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+    fcntl(fd, FcntlArg::F_ADD_SEALS(seals)).map(drop)
 }
 
 #[cfg(test)]

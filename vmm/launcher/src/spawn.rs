@@ -28,6 +28,8 @@ pub struct Process {
     pub log: LogRelay,
     /// What it said when it was ready.
     pub ready: Option<Ready>,
+    /// Whether it was given its device's keep.
+    pub has_keep: bool,
     /// How it ended.
     pub ended: Option<Ended>,
     /// It serves nothing any more, was told to end, and has until then.
@@ -96,6 +98,7 @@ impl Process {
             control: Some(control),
             log,
             ready: None,
+            has_keep: false,
             ended: None,
             dismissed: None,
         }

@@ -65,7 +65,7 @@ impl InflightArea {
     }
 }
 
-/// The bytes of one ring.
+/// The bytes of one ring, or of another piece of memory that outlives a process.
 pub(crate) struct Part {
     mapping: Arc<MmapRegion>,
     offset: usize,
@@ -73,6 +73,11 @@ pub(crate) struct Part {
 }
 
 impl Part {
+    /// All of a mapping of `size` bytes.
+    pub(crate) fn whole(mapping: MmapRegion, size: usize) -> Self {
+        Self { mapping: Arc::new(mapping), offset: 0, size }
+    }
+
     fn place<T>(&self, at: usize) -> Option<usize> {
         let end = at.checked_add(size_of::<T>())?;
         if end <= self.size { self.offset.checked_add(at) } else { None }

@@ -8,23 +8,25 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use nix::fcntl::OFlag;
+use nix::fcntl::{OFlag, SealFlag};
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, pipe2};
+use protocol::limits::KEEP_SIZE;
 use protocol::{BlkOptions, Channel, DeviceOptions, DeviceSetup, FromDevice, Phase, ToDevice};
 use sandbox_policies::Requirement;
 use sandbox_policies::spawn::{Child, Ended, Identity, Plan, spawn};
 
 use crate::core::QUEUES;
-use crate::front_end::Connection;
+use crate::front_end::{Connection, memfd};
 
-/// What outlives each process: the program and the disk.
+/// What outlives each process: the program, the disk, and the page for the device's own state.
 pub struct Launcher {
     program: OwnedFd,
     null: File,
     disk: File,
+    pub keep: File,
 }
 
 /// One process of device-blk.
@@ -41,7 +43,9 @@ impl Launcher {
         let path = OFlag::O_PATH.bits();
         let program = File::options().read(true).custom_flags(path).open(env!("CARGO_BIN_EXE_device-blk"));
         let open = |path: &Path| File::options().read(true).write(true).open(path).unwrap();
-        Self { program: program.unwrap().into(), null: open(Path::new("/dev/null")), disk: open(disk) }
+        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+        let keep = memfd(KEEP_SIZE as u64, seals);
+        Self { program: program.unwrap().into(), null: open(Path::new("/dev/null")), disk: open(disk), keep }
     }
 
     /// Spawns the next process. `die_at` is a fault point and how often it is passed, `POINT:N`.
@@ -72,8 +76,12 @@ impl Launcher {
             queue_size: 128,
             discard: true,
         };
-        let setup = DeviceSetup { name: "blk0".to_owned(), options: DeviceOptions::Blk(options), blamed };
+        let setup =
+            DeviceSetup { name: "blk0".to_owned(), options: DeviceOptions::Blk(options), blamed, keep: true };
         control.send(&ToDevice::Setup(setup), &[back_end.as_fd(), self.disk.as_fd()]).unwrap();
+        let keeps = control.receive::<FromDevice>(Phase::HandOver).unwrap();
+        assert!(matches!(keeps, Some((FromDevice::Keeps, _))), "{keeps:?}");
+        control.send(&ToDevice::Keep, &[self.keep.as_fd()]).unwrap();
         let ready = control.receive::<FromDevice>(Phase::HandOver).unwrap();
         assert!(matches!(ready, Some((FromDevice::Ready(_), _))), "{ready:?}");
         Process { child, _control: control, log: log.into(), connection: Connection { socket } }

@@ -14,6 +14,7 @@
 )]
 
 mod blame;
+mod cache_mode;
 mod core;
 mod deaths;
 #[path = "../front_end/mod.rs"]

@@ -1,6 +1,6 @@
 //! What programs say on their control channels, and what they are told.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
 use protocol::{FromCore, FromDevice, Message, Phase, Ready, ToCore, ToDevice};
@@ -83,6 +83,7 @@ impl Supervisor {
                 let verdict = verdict::of_failure(&process.name, process.program, &failure);
                 self.give_up_on(index, verdict);
             }
+            FromDevice::Keeps => self.hand_on_keep(index),
             // The launcher asks the core alone.
             FromDevice::Counters(_) => self.on_violation(index, "counters that nobody asked for"),
         }
@@ -94,6 +95,21 @@ impl Supervisor {
         }
         self.on_successor_ready(index);
         self.on_ready();
+    }
+
+    /// A device's program has state that outlives it: it gets what its predecessors have left, once.
+    fn hand_on_keep(&mut self, index: usize) {
+        let Some(process) = self.processes.all.get_mut(index) else { return };
+        if std::mem::replace(&mut process.has_keep, true) {
+            return self.on_violation(index, "a keep asked for twice");
+        }
+        // One that is dismissed is no device's any more, and goes on waiting until it ends.
+        let keep =
+            self.devices.iter().find(|device| device.has(index)).and_then(|device| device.keep.as_ref());
+        if let (Some(control), Some(keep)) = (&process.control, keep) {
+            // One that is dead is seen to be; one that takes nothing is not ready in time.
+            let _ = control.send(&ToDevice::Keep, &[keep.as_fd()]);
+        }
     }
 
     pub(super) fn on_violation(&mut self, index: usize, what: &str) {

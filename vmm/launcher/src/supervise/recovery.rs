@@ -48,6 +48,8 @@ pub struct Recovery {
     number: Option<u8>,
     /// What its process executes, if not what it was started with.
     pub program: Option<OwnedFd>,
+    /// Where its processes keep what outlives them, if they are ours.
+    pub keep: Option<OwnedFd>,
     /// The process that is to replace the one that serves.
     pub second: Option<Second>,
     /// What has happened to it.
@@ -153,6 +155,7 @@ impl Recovery {
             process,
             number: process.and_then(|process| u8::try_from(process).ok()),
             program: None,
+            keep: None,
             second: None,
             tally: Tally::default(),
             spare: device.spare,

@@ -123,11 +123,43 @@ pub fn a_device_is_heard_when_it_fails() {
 }
 
 pub fn a_device_can_say_nothing_but_what_is_in_its_table() {
-    for act in ["counters-unasked", "claim-to-be-core"] {
+    for act in ["counters-unasked", "claim-to-be-core", "keep-twice", "keep-late"] {
         let ended = ends(act);
         assert_eq!(ended.code, Some(DEVICE), "{act}: {}", ended.log);
         assert!(ended.log.contains("blk0 broke the rules of its control channel"), "{act}: {}", ended.log);
     }
+}
+
+pub fn each_process_of_a_device_has_what_the_one_before_kept() {
+    let disk = "--device=blk,path=disk.raw,readonly=on,serial=keep";
+    let mut machine = Machine::with("obey", &[disk, disk, "--control-socket=control"]);
+    machine.wait_until_confined();
+    for number in 2..5 {
+        let replaced = machine.ctl(&["replace-device", "blk0"]);
+        assert!(replaced.status.success(), "{replaced:?}");
+        machine.wait_for(&format!("blk0: process {number} of this device\n"));
+    }
+    let replaced = machine.ctl(&["replace-device", "blk1"]);
+    assert!(replaced.status.success(), "{replaced:?}");
+    machine.wait_for("blk1: process 2 of this device\n");
+    machine.send(Signal::SIGTERM);
+    assert_eq!(machine.end().code, Some(0));
+
+    let mut machine = Machine::with("obey", &[&format!("{disk},spare=on")]);
+    machine.wait_for("vmm: device blk0 has a spare (pid ");
+    machine.send(Signal::SIGTERM);
+    let ended = machine.end();
+    assert!(ended.log.contains("blk0: process 2 of this device\n"), "{}", ended.log);
+
+    let mut machine = with_disk("keep");
+    machine.wait_until_confined();
+    for number in 2..5 {
+        machine.kill_program("device-blk");
+        machine.wait_for(&format!("blk0: process {number} of this device\n"));
+        machine.wait_for("vmm: device blk0 serves again (pid ");
+    }
+    machine.send(Signal::SIGTERM);
+    assert_eq!(machine.end().code, Some(0));
 }
 
 pub fn a_device_that_does_not_stop_is_killed_and_the_end_is_the_guests() {

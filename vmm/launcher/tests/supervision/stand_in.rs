@@ -4,6 +4,8 @@
 
 #![expect(unsafe_code, reason = "the control channel is inherited, as descriptor 3")]
 
+use std::fs::File;
+use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,7 +13,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use protocol::{
     Abandon, Channel, Counter, Counters, DeviceLost, DeviceOptions, Exit, Failure, FailureKind, FromCore,
-    FromDevice, Phase, Ready, Reconnect, Reconnected, Refused, Replace, ToCore, ToDevice,
+    FromDevice, Phase, Ready, Reconnect, Reconnected, Refused, Replace, ToCore, ToDevice, limits,
 };
 
 /// The programs for which this one stands in.
@@ -54,6 +56,17 @@ fn device(control: &Channel) -> ExitCode {
             ready();
             say(FromDevice::Counters(Counters { entries: Vec::new() }));
         }
+        "keep" => {
+            assert!(setup.keep, "the launcher has a keep for every device");
+            say(FromDevice::Keeps);
+            eprintln!("process {} of this device", count_in_keep(control));
+            ready();
+        }
+        "keep-twice" => (0..2).for_each(|_| say(FromDevice::Keeps)),
+        "keep-late" => {
+            ready();
+            say(FromDevice::Keeps);
+        }
         // Somebody else's message, by its number.
         "claim-to-be-core" => {
             ready();
@@ -72,6 +85,24 @@ fn device(control: &Channel) -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+/// Counts the processes that had this keep before, and this one.
+fn count_in_keep(control: &Channel) -> u8 {
+    let answer = control.receive::<ToDevice>(Phase::HandOver).expect("an answer");
+    let answer = answer.filter(|(message, _)| *message == ToDevice::Keep);
+    let mut keep = answer.and_then(|(_, fds)| fds.into_iter().next()).map(File::from).expect("a keep");
+    assert_eq!(keep.metadata().expect("a file").len(), limits::KEEP_SIZE as u64);
+    let mut count = [0];
+    // All processes have one position.
+    keep.rewind().expect("its start");
+    keep.read_exact(&mut count).expect("a page");
+    count = count.map(|before| before.saturating_add(1));
+    // By the calls that a device's filter has.
+    keep.rewind().expect("its start");
+    keep.write_all(&count).expect("a page");
+    let [count] = count;
+    count
 }
 
 fn core(control: Channel) -> ExitCode {

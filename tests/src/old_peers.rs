@@ -1,20 +1,26 @@
-//! The hand-over as programs of minor version 1 have it, kept as it was: their frames, recorded, and how they read those of
-//! others. Nothing here changes when the protocol does; that is what it is for.
+//! The hand-over as programs of minor versions 1 and 2 have it, kept as it was: their frames, recorded, and how they read
+//! those of others. Nothing here changes when the protocol does; that is what it is for. Between the two there is but one
+//! optional field of the set-up, which is sent only when it says something.
 //!
-//! A peer of minor version 1 skips optional fields and bytes behind them that it does not know. It refuses a kind of message
+//! A peer of such a version skips optional fields and bytes behind them that it does not know. It refuses a kind of message
 //! that it does not know, and a number of descriptors other than it knows of, and ends the peer that sent it.
 
 /// `NAME HEX` on each line, `#` for comments; written by `cargo xtask record-peers`.
-const RECORDED: &str = include_str!("../protocol/peers/minor-1.txt");
+const RECORDED: [&str; 2] =
+    [include_str!("../protocol/peers/minor-1.txt"), include_str!("../protocol/peers/minor-2.txt")];
 
-/// A recorded frame: `setup`, `query` and `stop` are the launcher's, `ready`, `counters` and `failed` a device's.
-pub fn frame(name: &str) -> Option<Vec<u8>> {
-    let lines = RECORDED.lines().filter(|line| !line.starts_with('#'));
+/// The minor versions that were recorded.
+pub const MINORS: [u8; 2] = [1, 2];
+
+/// A recorded frame of this minor version: `setup`, `query` and `stop` are the launcher's, `ready`, `counters` and `failed` a device's.
+pub fn frame(minor: u8, name: &str) -> Option<Vec<u8>> {
+    let recorded = RECORDED.get(usize::from(minor).checked_sub(1)?)?;
+    let lines = recorded.lines().filter(|line| !line.starts_with('#'));
     let hex = lines.filter_map(|line| line.split_once(' ')).find(|(found, _)| *found == name);
     crate::packet::from_hex(hex?.1)
 }
 
-/// What a device of minor version 1 understands of its launcher.
+/// What a device of such a version understands of its launcher.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ToDevice {
     /// A disk, with its serial.
@@ -25,7 +31,7 @@ pub enum ToDevice {
     Stop,
 }
 
-/// What a launcher of minor version 1 understands of a device.
+/// What a launcher of such a version understands of a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FromDevice {
     /// It serves; the landlock ABI, and the number of lacking layers.
@@ -159,21 +165,24 @@ mod tests {
 
     #[test]
     fn what_was_recorded_is_understood() {
-        let frame = |name| frame(name).unwrap();
-        assert_eq!(to_device(&frame("setup"), 2), Ok(ToDevice::Setup("golden".to_owned())));
-        assert_eq!(to_device(&frame("query"), 0), Ok(ToDevice::Query));
-        assert_eq!(to_device(&frame("stop"), 0), Ok(ToDevice::Stop));
-        assert!(matches!(from_device(&frame("ready"), 0), Ok(FromDevice::Ready(..))));
-        assert!(matches!(from_device(&frame("failed"), 0), Ok(FromDevice::Failed(text)) if !text.is_empty()));
-        assert!(matches!(from_device(&frame("counters"), 0), Ok(FromDevice::Counters(_))));
-        for name in ["setup", "query", "stop", "ready", "counters", "failed"] {
-            assert_eq!(frame(name)[4..6], [1, 1], "{name} is of version 1.1");
+        for minor in MINORS {
+            let frame = |name| frame(minor, name).unwrap();
+            assert_eq!(to_device(&frame("setup"), 2), Ok(ToDevice::Setup("golden".to_owned())));
+            assert_eq!(to_device(&frame("query"), 0), Ok(ToDevice::Query));
+            assert_eq!(to_device(&frame("stop"), 0), Ok(ToDevice::Stop));
+            assert!(matches!(from_device(&frame("ready"), 0), Ok(FromDevice::Ready(..))));
+            let failed = from_device(&frame("failed"), 0);
+            assert!(matches!(failed, Ok(FromDevice::Failed(text)) if !text.is_empty()));
+            assert!(matches!(from_device(&frame("counters"), 0), Ok(FromDevice::Counters(_))));
+            for name in ["setup", "query", "stop", "ready", "counters", "failed"] {
+                assert_eq!(frame(name)[4..6], [1, minor], "{name} is of version 1.{minor}");
+            }
         }
     }
 
     #[test]
     fn what_an_old_peer_would_refuse_is_refused() {
-        let frame = |name| frame(name).unwrap();
+        let frame = |name| frame(1, name).unwrap();
         assert!(to_device(&frame("setup"), 3).is_err());
         let mut third = frame("setup");
         third[12] = 3;
@@ -191,7 +200,7 @@ mod tests {
 
     #[test]
     fn fields_of_later_versions_are_skipped() {
-        let mut ready = frame("ready").unwrap();
+        let mut ready = frame(1, "ready").unwrap();
         let fields = ready.len() - 1;
         assert_eq!(ready[fields], 0, "no optional field");
         ready[fields] = 1;

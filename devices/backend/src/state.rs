@@ -1,0 +1,86 @@
+//! The device's own state between its front end, which has it changed and read, and its keep, where it outlives this
+//! process.
+//!
+//! While a predecessor may still serve, this process only looks: it answers a front end that asks for the configuration
+//! with what the predecessor has kept. From its first ring, or the first change, the state is its own, and the keep is
+//! written and read no more.
+
+use std::sync::Arc;
+
+use crate::inflight::Part;
+use crate::keep::Keep;
+use crate::{Device, Error, log};
+
+/// See above.
+pub(crate) struct DeviceState {
+    device: Arc<dyn Device>,
+    keep: Option<Keep<Part>>,
+    /// No predecessor changes it any more.
+    own: bool,
+    /// That what was kept is not understood has been said.
+    complained: bool,
+}
+
+impl DeviceState {
+    /// Of a device that has this keep, or none.
+    pub(crate) fn new(device: Arc<dyn Device>, keep: Option<Keep<Part>>) -> Self {
+        Self { device, keep, own: false, complained: false }
+    }
+
+    /// What the device offers.
+    pub(crate) fn features(&self) -> u64 {
+        self.device.features()
+    }
+
+    /// The configuration space as it is now.
+    pub(crate) fn config(&mut self) -> Vec<u8> {
+        self.look();
+        self.device.config()
+    }
+
+    /// From here on it is this process's.
+    pub(crate) fn take_over(&mut self) {
+        self.look();
+        self.own = true;
+    }
+
+    /// The driver writes `data` at `offset`. When this returns, the change is kept.
+    pub(crate) fn write_config(&mut self, offset: usize, data: &[u8]) -> Result<(), Error> {
+        self.take_over();
+        let size = self.device.config().len();
+        if offset.checked_add(data.len()).is_some_and(|end| end <= size) {
+            let changed = self.device.write_config(offset, data);
+            self.store(changed)?;
+        }
+        Ok(())
+    }
+
+    /// Back to the state of a device that no driver has touched.
+    pub(crate) fn reset(&mut self) -> Result<(), Error> {
+        self.take_over();
+        let changed = self.device.reset();
+        self.store(changed)
+    }
+
+    fn look(&mut self) {
+        if self.own {
+            return;
+        }
+        let Some(kept) = self.keep.as_ref().and_then(Keep::read) else { return };
+        if !self.device.restore(&kept) && !std::mem::replace(&mut self.complained, true) {
+            log::line(format_args!(
+                "what the process before this one kept (version {}, {} bytes) is not understood: the device's state \
+                 begins anew",
+                kept.version,
+                kept.state.len()
+            ));
+        }
+    }
+
+    fn store(&self, changed: bool) -> Result<(), Error> {
+        match (&self.keep, self.device.kept()) {
+            (Some(keep), Some(kept)) if changed => keep.write(&kept),
+            _ => Ok(()),
+        }
+    }
+}
