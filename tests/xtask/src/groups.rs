@@ -90,6 +90,11 @@ impl Group {
         self.name == "confinement"
     }
 
+    /// Whether guests of the group work with fio.
+    pub fn uses_fio(&self) -> bool {
+        self.name == "recovery"
+    }
+
     fn unit_selection(&self, workspace: &Workspace) -> Vec<String> {
         let mut selection = vec!["--workspace".to_owned(), "--exclude=protocol".to_owned()];
         selection.extend(["--lib", "--bins"].map(str::to_owned));

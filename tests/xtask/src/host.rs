@@ -1,6 +1,7 @@
 //! The host's own programs (`apt-get`, `dpkg-deb`, `xz`, `sha256sum`, …): run, checked, their last
 //! words passed on when they fail.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -34,10 +35,24 @@ pub fn sha256(file: &Path) -> Outcome<String> {
         .ok_or_else(|| Failure::new(format!("sha256sum said nothing about {}", file.display())))
 }
 
-/// Whether a program of this name is on the search path.
+/// Whether a program of this name is on the search path, or where those of administrators are.
 pub fn has(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+    std::env::split_paths(&administrators_path()).any(|folder| folder.join(program).is_file())
+}
+
+/// A program that may be one of administrators, which are not on the search path of everybody though everybody may use
+/// them.
+pub fn administrators(program: &str) -> Command {
+    let mut command = Command::new(program);
+    // Where a command has a path of its own, it is looked for there.
+    command.env("PATH", administrators_path());
+    command
+}
+
+fn administrators_path() -> OsString {
+    let mut path = std::env::var_os("PATH").unwrap_or_default();
+    path.push(":/usr/sbin:/sbin");
+    path
 }
 
 /// Makes sure that the Debian packages behind `programs` (pairs of program and package) are there:

@@ -42,7 +42,7 @@ enum Chore {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
-    /// Fetches and builds the guests' kernel and initramfs.
+    /// Fetches and builds the guests' kernel, their initramfs and the disk with fio.
     Artifacts,
     /// Measures, natively and in the release profile.
     Bench {
@@ -77,7 +77,8 @@ fn run(chore: &Chore) -> Outcome<bool> {
     match chore {
         Chore::Test { groups, arguments } => suite::run(&workspace, groups, arguments),
         Chore::Artifacts => {
-            let artifacts = artifacts::Artifacts::prepare(&workspace)?;
+            let mut artifacts = artifacts::Artifacts::prepare(&workspace)?;
+            artifacts.prepare_fio(&workspace)?;
             progress::clear();
             println!("{}", artifacts.folder.display());
             Ok(true)

@@ -83,6 +83,7 @@ impl Bench<'_> {
         let (in_rig, programs): (Vec<_>, Vec<_>) = programs.into_iter().partition(with_guests);
         let mut counts = Counts::default();
         if !in_rig.is_empty() {
+            self.prepare_artifacts(group)?;
             counts.add(self.run_with_guests(&in_rig, &log, note)?);
         }
         for program in &programs {
@@ -153,18 +154,22 @@ impl Bench<'_> {
         Ok(counts)
     }
 
+    fn prepare_artifacts(&mut self, group: &Group) -> Outcome<()> {
+        let mut artifacts = match self.artifacts.take() {
+            Some(artifacts) => artifacts,
+            None => Artifacts::prepare(self.workspace)?,
+        };
+        if group.uses_fio() {
+            artifacts.prepare_fio(self.workspace)?;
+        }
+        self.artifacts = Some(artifacts);
+        Ok(())
+    }
+
     /// Runs the programs where stock Linux guests run: here, or in an outer guest.
-    fn run_with_guests(
-        &mut self,
-        programs: &[TestProgram],
-        log: &Path,
-        note: &mut String,
-    ) -> Outcome<Counts> {
+    fn run_with_guests(&self, programs: &[TestProgram], log: &Path, note: &mut String) -> Outcome<Counts> {
         let rig = Rig::detect()?;
         *note = format!(" ({rig})");
-        if self.artifacts.is_none() {
-            self.artifacts = Some(Artifacts::prepare(self.workspace)?);
-        }
         let (Some(artifacts), Some(folder)) = (&self.artifacts, &self.programs) else {
             return Err(Failure::new("no programs to test"));
         };

@@ -3,6 +3,7 @@
 
 pub mod bzimage;
 pub mod cpio;
+mod fio;
 pub mod modules;
 pub mod packages;
 
@@ -27,6 +28,8 @@ pub const OUTER_MODULES: [&str; 3] = ["virtio_pci", "virtio_console", "kvm_amd"]
 pub struct Artifacts {
     /// Where the files below lie; the system tests know it as `VMM_ARTIFACTS`.
     pub folder: PathBuf,
+    /// The names of those files that the system tests use.
+    pub for_guests: Vec<&'static str>,
 }
 
 impl Artifacts {
@@ -37,7 +40,8 @@ impl Artifacts {
         let store = Store::open(rig.join("packages"))?;
         let kernel = store.behind(KERNEL, "linux-image-")?;
         let busybox = store.package("busybox-static")?;
-        let artifacts = Self { folder: rig.join("artifacts") };
+        let for_guests = vec!["vmlinuz", "vmlinux", "initramfs", "busybox"];
+        let artifacts = Self { folder: rig.join("artifacts"), for_guests };
         let modules = [&GUEST_MODULES[..], &OUTER_MODULES].concat();
         let made_from =
             format!("kernel {}\nbusybox {}\nmodules {}\n", kernel.sha256, busybox.sha256, modules.join(" "));

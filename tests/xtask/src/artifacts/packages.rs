@@ -32,8 +32,28 @@ impl Store {
     pub fn package(&self, name: &str) -> Outcome<Package> {
         match self.kept(name)? {
             Some(package) => Ok(package),
-            None => self.fetch(name, name),
+            None => self.fetch(name, name, &index_entry(name)?),
         }
+    }
+
+    /// The package called `name` and all libraries that it depends on, directly or not. Other programs that it depends
+    /// on, such as interpreters of its scripts, are left out with all that is theirs.
+    pub fn with_libraries(&self, name: &str) -> Outcome<Vec<Package>> {
+        let (mut packages, mut names, mut next) = (Vec::new(), vec![name.to_owned()], 0_usize);
+        while let Some(name) = names.get(next).cloned() {
+            next = next.saturating_add(1);
+            // A name that no package has, only packages that provide it, is none that a library needs.
+            let record = if next == 1 { index_entry(&name)? } else { known_entry(&name).unwrap_or_default() };
+            if next > 1 && field(&record, "Section:") != Some("libs") {
+                continue;
+            }
+            packages.push(match self.kept(&name)? {
+                Some(package) => package,
+                None => self.fetch(&name, &name, &record)?,
+            });
+            names.extend(dependencies(&record).filter(|new| !names.contains(new)).collect::<Vec<_>>());
+        }
+        Ok(packages)
     }
 
     /// The package that the empty package `meta` stands for: the first of its dependencies whose
@@ -48,7 +68,7 @@ impl Store {
             .and_then(|rest| rest.split_whitespace().next())
             .map(|rest| format!("{prefix}{rest}"))
             .ok_or_else(|| Failure::new(format!("package {meta} depends on no {prefix}* package")))?;
-        self.fetch(&name, meta)
+        self.fetch(&name, meta, &index_entry(&name)?)
     }
 
     /// What was fetched under `key`, if its file still has the sum noted then.
@@ -68,11 +88,11 @@ impl Store {
         Ok(Some(Package { file, sha256: sha256.to_owned() }))
     }
 
-    fn fetch(&self, name: &str, key: &str) -> Outcome<Package> {
+    /// Fetches the package of which apt says `record`, to be kept under `key`.
+    fn fetch(&self, name: &str, key: &str, record: &str) -> Outcome<Package> {
         crate::progress::step(&format!("fetching package {name}"));
-        let shown = index_entry(name)?;
         let wanted = |title| {
-            field(&shown, title).ok_or_else(|| Failure::new(format!("apt's entry for {name} has no {title}")))
+            field(record, title).ok_or_else(|| Failure::new(format!("apt's entry for {name} has no {title}")))
         };
         let (version, sha256) = (wanted("Version:")?, wanted("SHA256:")?);
         // A folder of its own, so that the one file in it is the package, whatever apt calls it.
@@ -109,6 +129,11 @@ impl Package {
     /// Unpacks the package's files below `folder`, which is emptied first.
     pub fn unpack(&self, folder: &Path) -> Outcome<()> {
         let _ = fs::remove_dir_all(folder);
+        self.unpack_over(folder)
+    }
+
+    /// Unpacks the package's files below `folder`, beside what is there.
+    pub fn unpack_over(&self, folder: &Path) -> Outcome<()> {
         fs::create_dir_all(folder).tried(|| format!("cannot make {}", folder.display()))?;
         host::output_of(Command::new("dpkg-deb").arg("--extract").arg(&self.file).arg(folder)).map(drop)
     }
@@ -130,18 +155,30 @@ fn index_entry(name: &str) -> Outcome<String> {
             "no apt-get on this host: guest kernels come from a Debian archive, run this on Debian 12 or later",
         ));
     }
-    let show = || host::text_of(Command::new("apt-cache").args(["show", "--no-all-versions", name]));
-    if let Ok(shown) = show()
-        && field(&shown, "SHA256:").is_some()
-    {
+    if let Some(shown) = known_entry(name) {
         return Ok(shown);
     }
     refresh_lists()?;
-    show().map_err(|_| {
+    known_entry(name).ok_or_else(|| {
         Failure::new(format!(
             "apt knows no package {name}: run `apt-get update` as root, on Debian 12 or later"
         ))
     })
+}
+
+/// apt's record of the newest version of `name`, if its lists have one.
+fn known_entry(name: &str) -> Option<String> {
+    let shown = host::text_of(Command::new("apt-cache").args(["show", "--no-all-versions", name])).ok()?;
+    field(&shown, "SHA256:").is_some().then_some(shown)
+}
+
+/// The names of the packages that one depends on; of alternatives, the first.
+fn dependencies(record: &str) -> impl Iterator<Item = String> {
+    let list = field(record, "Depends:").unwrap_or_default().split(',');
+    // NAME:ARCHITECTURE (RELATION VERSION) | ALTERNATIVE
+    list.filter_map(|one| one.split(['|', '(', ':']).next())
+        .map(|name| name.trim().to_owned())
+        .filter(|name| !name.is_empty())
 }
 
 /// The value of one field of a control record.
@@ -160,6 +197,14 @@ fn only_file(folder: &Path) -> Outcome<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn dependencies_are_names() {
+        let record = "Package: a\nDepends: libc6 (>= 2.34), python3:any, b | c (<< 2)\nSection: libs\n";
+        let names: Vec<String> = dependencies(record).collect();
+        assert_eq!(names, ["libc6", "python3", "b"]);
+        assert_eq!(dependencies("Package: a\n").count(), 0);
+    }
 
     #[test]
     fn a_changed_file_is_refused_and_a_missing_one_is_not_kept() {

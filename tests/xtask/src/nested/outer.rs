@@ -39,7 +39,7 @@ pub fn initramfs(
         let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
         archive.file(&format!("job/{name}"), 0o644, text.as_bytes());
     }
-    for name in ["vmlinuz", "vmlinux", "initramfs", "busybox"] {
+    for name in &artifacts.for_guests {
         let content = artifacts::read(&artifacts.folder.join(name))?;
         archive.file(&format!("job/artifacts/{name}"), 0o755, &content);
     }
