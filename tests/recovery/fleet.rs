@@ -6,6 +6,7 @@ use system_tests::{Machine, Result, Running, children, within};
 
 use crate::causes::Cause;
 use crate::image::{Image, WRITERS};
+use crate::regions::Regions;
 
 /// Disks, with their number of queues.
 const DISKS: [&str; 4] = ["1", "2", "2", "1"];
@@ -18,8 +19,12 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
 /// What a device serves.
 pub enum Serves {
-    /// A disk, with its number.
+    /// A disk on which the checker works, with its number.
     Disk(u32, Image),
+    /// A disk on which fio works.
+    Fio(Regions),
+    /// A disk with programs, read now and then.
+    Programs,
     /// Random bytes, which the guest reads or does not.
     Entropy,
 }
@@ -65,6 +70,11 @@ impl Fleet {
         }
         let running = machine.start()?;
         running.wait_for("checking")?;
+        Self::of(running, devices)
+    }
+
+    /// A machine that runs, with all of its devices.
+    pub fn of(running: Running, devices: Vec<Device>) -> Result<Self> {
         let mut fleet = Self { running, devices };
         fleet.find_first_processes()?;
         Ok(fleet)
@@ -82,15 +92,15 @@ impl Fleet {
         Ok(())
     }
 
-    /// Waits until a disk may die, or the generator if it is its turn; this number, which is random, picks from those.
-    /// Returns its place.
-    pub fn next_victim(&mut self, pick: usize, of_generator: bool) -> Result<usize> {
+    /// Waits until one of those that are meant may die; this number, which is random, picks from those that may. Returns
+    /// its place.
+    pub fn next_victim(&mut self, pick: usize, is_meant: impl Fn(&Device) -> bool) -> Result<usize> {
         let mut places = Vec::new();
         within("a device that does its work again", || {
             self.notice_successors();
             let (console, devices) = (self.running.console(), self.devices.iter_mut());
             let able = devices.enumerate().filter_map(|(place, device)| {
-                let is_meant = device.dies && matches!(device.serves, Serves::Entropy) == of_generator;
+                let is_meant = device.dies && is_meant(device);
                 (is_meant && device.serves_now && device.has_progressed(&console)).then_some(place)
             });
             places = able.collect();
@@ -149,6 +159,9 @@ impl Fleet {
         device.deaths.push(cause);
         device.serves_now = false;
         device.then = None;
+        if let Serves::Fio(regions) = &mut device.serves {
+            regions.begin_anew();
+        }
         // One may have been on its way to the console when it died.
         device.pieces_then = pieces + 1;
     }
@@ -176,7 +189,8 @@ impl Fleet {
 }
 
 impl Device {
-    fn new(name: String, serves: Serves, dies: bool) -> Self {
+    /// A device that serves since the machine's start.
+    pub fn new(name: String, serves: Serves, dies: bool) -> Self {
         Self {
             name,
             serves,
@@ -202,6 +216,8 @@ impl Device {
                 // behind the next, it was answered.
                 now.iter().zip(then).all(|(now, then)| *now >= then + 2)
             }
+            Serves::Fio(regions) => regions.have_progressed(),
+            Serves::Programs => true,
             Serves::Entropy => console.matches("@@read ").count() > self.pieces_then,
         }
     }

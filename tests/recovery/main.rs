@@ -1,7 +1,7 @@
 //! Devices that die under a stock guest, which must see nothing of it but pauses.
 //!
-//! Run with `cargo xtask test recovery`. `VMM_KILLS` says how many deaths the machine of many devices survives (40 unless
-//! told otherwise) and `VMM_SEED` makes the choices of an earlier run again: the seed of each run is in its output.
+//! Run with `cargo xtask test recovery`. `VMM_KILLS` says how many deaths the machine of many devices survives, and that of
+//! fio (40 and 12 unless told otherwise), and `VMM_SEED` makes the choices of an earlier run again: the seed of each run is in its output.
 #![cfg_attr(
     test,
     expect(
@@ -13,6 +13,8 @@
 #[cfg(test)]
 mod causes;
 #[cfg(test)]
+mod fio;
+#[cfg(test)]
 mod fleet;
 #[cfg(test)]
 mod image;
@@ -22,3 +24,7 @@ mod many;
 mod one_disk;
 #[cfg(test)]
 mod plan;
+#[cfg(test)]
+mod regions;
+#[cfg(test)]
+mod told;

@@ -6,8 +6,6 @@ use system_tests::pattern::Seeded;
 
 use crate::causes::Cause;
 
-/// The deaths of a run that has to be short.
-const KILLS: usize = 40;
 /// One in so many deaths is the generator's.
 const GENERATORS: usize = 10;
 /// One in so many deaths is a standstill, the first among them: each takes the watchdog's half minute.
@@ -25,13 +23,13 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// As the environment says.
-    pub fn of_environment() -> Self {
+    /// As the environment says, with `usual` deaths if it says nothing of them.
+    pub fn of_environment(usual: usize) -> Self {
         let seed = variable("VMM_SEED").unwrap_or_else(|| {
             let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
             u64::from(now.expect("a clock after 1970").subsec_nanos())
         });
-        let kills = variable("VMM_KILLS").map_or(KILLS, |kills| usize::try_from(kills).expect("a number"));
+        let kills = variable("VMM_KILLS").map_or(usual, |kills| usize::try_from(kills).expect("a number"));
         Self { seed, kills, random: Seeded::new(seed), watched: 0 }
     }
 

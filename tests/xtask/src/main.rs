@@ -33,8 +33,8 @@ enum Chore {
     /// Runs the tests, all groups or those named: unit, architecture, protocol, launcher,
     /// confinement, boot, recovery.
     ///
-    /// VMM_KILLS=N in the environment says how many deaths of devices the group `recovery` makes a guest survive, and
-    /// VMM_SEED=N makes the choices of an earlier run again.
+    /// VMM_KILLS=N in the environment says how many deaths of devices the group `recovery` makes each of two guests
+    /// survive, and VMM_SEED=N makes the choices of an earlier run again.
     Test {
         /// Groups to run; all if none is named.
         groups: Vec<String>,
