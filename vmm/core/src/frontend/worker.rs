@@ -302,8 +302,11 @@ impl Worker {
         let started = activation.map_or(Ok(()), |activation| {
             session::start(&successor, &activation, &self.shares, From::Drained(&bases), self.limit)
         });
-        self.link = Link::Up(successor);
+        let old = std::mem::replace(&mut self.link, Link::Up(successor));
         tell(FromCore::Reconnected(Reconnected { slot: self.slot }));
+        // Not before the launcher has been told: a back end ends when its connection does, and an end that comes before
+        // the word is the death of the one that serves.
+        drop(old);
         started
     }
 

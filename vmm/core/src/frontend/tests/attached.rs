@@ -7,13 +7,14 @@ use crate::guest_memory::tests::guest;
 use crate::interrupts::Interrupts;
 use crate::pci::{PciHost, Touched, Windows};
 use kvm_ioctls::Kvm;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use protocol::{AttachDevice, DeviceLost, FromCore};
 use std::io::Write;
 use std::ops::ControlFlow;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use vhost::vhost_user::message::FrontendReq;
 
@@ -24,6 +25,8 @@ pub struct Bench {
     pub told: Receiver<FromCore>,
     pub requests: Receiver<Request>,
     pub memory: GuestMemory,
+    /// The back end's end of a connection that must not be closed yet whenever the launcher is told something.
+    pub open: Arc<Mutex<Option<UnixStream>>>,
     threads: Vec<JoinHandle<()>>,
     tell: Sender<Request>,
 }
@@ -54,14 +57,24 @@ pub fn bench(
     host.add(1, device).unwrap();
     let (report, told) = channel();
     let worker = host.workers().pop().unwrap();
+    let open: Arc<Mutex<Option<UnixStream>>> = Arc::default();
+    let watched = Arc::clone(&open);
     let front = std::thread::spawn(move || {
         worker.run(&|message| {
+            let open = watched.lock().unwrap().take();
+            assert!(!open.is_some_and(|end| hung_up(&end)), "closed before this was told: {message:?}");
             // A test that has seen enough does not listen to the end.
             let _nobody = report.send(message);
         });
     });
     host.ecam_write((1 << 15) + 4, &[6, 0]);
-    Bench { host, told, requests, memory, threads: vec![back, front], tell }
+    Bench { host, told, requests, memory, open, threads: vec![back, front], tell }
+}
+
+/// Whether the other end is closed.
+fn hung_up(end: &UnixStream) -> bool {
+    let mut fds = [PollFd::new(end.as_fd(), PollFlags::empty())];
+    poll(&mut fds, PollTimeout::ZERO).unwrap() > 0
 }
 
 /// A back end each of whose requests is told, and that behaves where `special` has no answer of its own.

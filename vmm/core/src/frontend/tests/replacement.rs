@@ -8,6 +8,8 @@ use protocol::{FromCore, Refused};
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
 use vhost::vhost_user::message::FrontendReq;
 
 type Special = Option<ControlFlow<()>>;
@@ -68,6 +70,28 @@ fn a_replacement_is_ready_before_the_rings_are_drained_and_starts_where_they_sta
     let base = &seen[at(FrontendReq::SET_VRING_BASE)];
     assert_eq!((base.word(0), base.word(4)), (1, 0xFFFE));
     still_serves(&bench);
+    bench.end();
+}
+
+#[test]
+fn the_old_one_keeps_its_connection_until_the_launcher_knows_of_the_new_one() {
+    let (tell, connections) = channel();
+    let mut bench = serving(move |stream, request| {
+        if request.is(FrontendReq::GET_VRING_BASE) {
+            tell.send(stream.try_clone().unwrap()).unwrap();
+        }
+        None
+    });
+    let open = Arc::clone(&bench.open);
+    bench.replace(move |_, request| {
+        // The first word to it after the old one was drained.
+        if request.is(FrontendReq::SET_INFLIGHT_FD) {
+            *open.lock().unwrap() = Some(connections.recv().unwrap());
+        }
+        None
+    });
+    serves_again(&bench);
+    assert!(bench.open.lock().unwrap().is_none(), "it was looked at");
     bench.end();
 }
 
