@@ -59,7 +59,7 @@ fn fio_finds_every_write_whatever_its_disks_die_of() -> Result<()> {
     println!("VMM_KILLS={} VMM_SEED={}", plan.kills, plan.seed);
     let disks = [Disk::empty(SIZE)?, Disk::empty(SIZE)?];
     let mut fleet = start(&disks)?;
-    for _ in 0..plan.kills {
+    for death in 1..=plan.kills {
         // Drawn and waited for: the one that makes progress sooner would die more often.
         let drawn = fleet.devices[plan.random.below(disks.len())].name.clone();
         let place = fleet.next_victim(0, |device| device.name == drawn)?;
@@ -68,6 +68,7 @@ fn fio_finds_every_write_whatever_its_disks_die_of() -> Result<()> {
         let cause = plan.cause(true);
         cause.strike(fleet.devices[place].pid, &mut plan.random);
         fleet.mourn(place, cause);
+        plan.tell(death);
     }
     fleet.recover()?;
     fleet.check_untouched();

@@ -24,6 +24,7 @@ fn a_guest_loses_nothing_whatever_its_devices_die_of() -> Result<()> {
         let cause = plan.cause(matches!(device.serves, Serves::Disk(..)));
         cause.strike(device.pid, &mut plan.random);
         fleet.mourn(place, cause);
+        plan.tell(death);
     }
     fleet.recover()?;
     fleet.check_untouched();

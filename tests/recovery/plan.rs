@@ -10,6 +10,8 @@ use crate::causes::Cause;
 const GENERATORS: usize = 10;
 /// One in so many deaths is a standstill, the first among them: each takes the watchdog's half minute.
 const STANDSTILLS: usize = 100;
+/// Deaths between two words of how far it is.
+const TOLD: usize = 20;
 /// The longest that is waited from the moment when a device may die to its death.
 const LONGEST_WAIT: usize = 400;
 
@@ -31,6 +33,13 @@ impl Plan {
         });
         let kills = variable("VMM_KILLS").map_or(usual, |kills| usize::try_from(kills).expect("a number"));
         Self { seed, kills, random: Seeded::new(seed), watched: 0 }
+    }
+
+    /// Tells whoever watches how many there have been.
+    pub fn tell(&self, death: usize) {
+        if death.is_multiple_of(TOLD) {
+            system_tests::progress(&format!("{death} of {} deaths (VMM_SEED={})", self.kills, self.seed));
+        }
     }
 
     /// Whether the death of this number, from 1, is the generator's; the disks share the others.

@@ -1,5 +1,6 @@
 //! What `cargo xtask test` tells the tests: where things are, and how patient to be.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -36,6 +37,13 @@ pub fn within<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> Result<T> {
         std::thread::sleep(Duration::from_millis(2));
     }
     Err(Error::Silent { what: what.to_owned(), patience, seen: String::new() })
+}
+
+/// Says how far a long test has come, to whoever watches it: the harness keeps back what a test prints until its end, and a
+/// machine that says nothing for long is taken for one that stands still.
+pub fn progress(text: &str) {
+    // Not by the macros, whose output it is that is kept back. Nobody to read it is no failure.
+    let _ = writeln!(std::io::stderr(), "@@progress {text}");
 }
 
 fn folder(variable: &'static str) -> Result<PathBuf> {

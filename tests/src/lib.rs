@@ -21,7 +21,7 @@ pub mod warnings;
 
 pub use capture::Capture;
 pub use disk::Disk;
-pub use environment::{artifact, program, within};
+pub use environment::{artifact, program, progress, within};
 pub use error::Error;
 pub use machine::{Ended, Kernel, Machine, Running};
 pub use processes::{Process, children, of_ours};

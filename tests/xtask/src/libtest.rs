@@ -46,7 +46,7 @@ impl Counts {
         let mut counts = Self::default();
         let mut results = 0_usize;
         let own = format!("{name}: ");
-        for line in output.lines() {
+        for line in without_progress(output).lines() {
             let line = line.trim_start();
             counts.measured.extend(line.strip_prefix("measured: ").map(str::to_owned));
             let own_result = line.strip_prefix(&own).filter(|result| is_result(result));
@@ -96,13 +96,22 @@ pub fn verdicts(output: &str) -> Vec<(String, bool)> {
             _ => None,
         }
     };
-    output.lines().filter_map(verdict).collect()
+    without_progress(output).lines().filter_map(verdict).collect()
 }
 
 /// What the test called `name` wrote, as the harness shows it after all have ended.
 pub fn shown<'a>(output: &'a str, name: &str) -> &'a str {
     let rest = output.split_once(&format!("---- {name} stdout ----\n")).map_or("", |(_, rest)| rest);
     rest.split_once("\n---- ").map_or(rest, |(own, _)| own)
+}
+
+/// Without the lines by which a long test says how far it has come: the first begins behind the test's name, and behind
+/// the last comes the verdict.
+fn without_progress(output: &str) -> String {
+    let mut pieces = output.split("@@progress ");
+    let first = pieces.next().unwrap_or_default();
+    let rest = pieces.map(|piece| piece.split_once('\n').map_or("", |(_, behind)| behind));
+    std::iter::once(first).chain(rest).collect()
 }
 
 /// Whether `text` is exactly `N passed, N failed`.
@@ -187,6 +196,16 @@ mod tests {
         assert_eq!((counts.passed, counts.failed), (12, 1));
         let counts = Counts::of_output("escape", "other: 12 passed, 0 failed\n", true);
         assert_eq!((counts.passed, counts.failed), (0, 1));
+    }
+
+    #[test]
+    fn words_of_progress_are_no_part_of_a_verdict() {
+        let output = "running 2 tests\ntest dies ... @@progress 20 of 40\n@@progress 40 of 40\nFAILED\n\
+                      test lives ... @@progress 1 of 1\nok\n";
+        let expected = [("dies".to_owned(), false), ("lives".to_owned(), true)];
+        assert_eq!(verdicts(&format!("{output}test hangs ... @@progress 1 of")), expected);
+        let output = format!("{output}test result: FAILED. 1 passed; 1 failed; 0 ignored\n");
+        assert_eq!(Counts::of_output("recovery", &output, false).failures, ["recovery: dies"]);
     }
 
     #[test]
