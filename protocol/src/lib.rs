@@ -39,5 +39,6 @@ pub use messages::{
     spawner::{Connect, FromSpawner, NotConnected, Respawn, SpawnFailed, Spawned, ToSpawner},
     to_core::{Abandon, AttachDevice, CoreSetup, MemoryRegion, Reconnect, Replace, ToCore},
     to_device::{BlkOptions, DeviceOptions, DeviceSetup, ToDevice},
+    violation::{Violation, ViolationFrame},
 };
 pub use phase::Phase;

@@ -6,6 +6,7 @@ pub(crate) mod from_device;
 pub(crate) mod spawner;
 pub(crate) mod to_core;
 pub(crate) mod to_device;
+pub(crate) mod violation;
 
 use crate::{Error, limits};
 

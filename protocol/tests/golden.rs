@@ -6,8 +6,9 @@
 use protocol::{
     Abandon, AttachDevice, BlkOptions, Connect, CoreSetup, Counter, Counters, DeviceLost, DeviceOptions,
     DeviceSetup, DeviceStatus, Error, Exit, Failure, FailureKind, FromCore, FromDevice, FromLauncher,
-    FromSpawner, MemoryRegion, Message, NotConnected, Ready, Reconnect, Reconnected, Refused, Replace,
-    ReplaceDevice, Replaced, Respawn, SpawnFailed, Spawned, ToCore, ToDevice, ToLauncher, ToSpawner, limits,
+    FromSpawner, MemoryRegion, Message, NotConnected, Phase, Ready, Reconnect, Reconnected, Refused, Replace,
+    ReplaceDevice, Replaced, Respawn, SpawnFailed, Spawned, ToCore, ToDevice, ToLauncher, ToSpawner,
+    Violation, ViolationFrame, frame, limits,
 };
 use std::fmt::Debug;
 
@@ -89,6 +90,7 @@ fn core_to_launcher() {
     golden(&FromCore::DeviceLost(hung), 0x0205, "0304676f6e6501010101");
     golden(&FromCore::Reconnected(Reconnected { slot: 3 }), 0x0206, "0300");
     golden(&FromCore::Refused(Refused::new(3, "no")), 0x0207, "03026e6f00");
+    golden(&FromCore::Violation(violation()), 0x0208, VIOLATION);
 }
 
 #[test]
@@ -108,6 +110,48 @@ fn launcher_to_device_and_back() {
     golden(&FromDevice::Ready(Ready::default()), 0x0401, "000000");
     golden(&FromDevice::Failed(Failure::new(FailureKind::Resource, "no")), 0x0402, "08026e6f00");
     golden(&FromDevice::Counters(Counters::default()), 0x0403, "0000");
+    golden(&FromDevice::Violation(violation()), 0x0405, VIOLATION);
+}
+
+/// What [`violation`] is on the wire: all numbers in their full length.
+const VIOLATION: &str = concat!(
+    "29000000",
+    "0100000000000000",
+    "ffffffffffffffff",
+    "0000000000000000",
+    "0300000000000000",
+    "0400000000000000",
+    "0807060504030201",
+    "00"
+);
+
+fn violation() -> Violation {
+    Violation { call: 41, arguments: [1, u64::MAX, 0, 3, 4, 0x0102_0304_0506_0708] }
+}
+
+#[test]
+fn what_a_handler_puts_into_the_frame_of_a_violation_is_that_violation() {
+    let filled = |frame: ViolationFrame| {
+        let Violation { call, arguments } = violation();
+        let arguments = arguments.map(u64::to_le_bytes).concat();
+        let packet = [frame.before, call.to_le_bytes().to_vec(), arguments, frame.after].concat();
+        let (header, body) = frame::Header::parse(&packet).unwrap();
+        (header, body.to_vec())
+    };
+    let (header, body) = filled(ViolationFrame::of_device().unwrap());
+    assert_eq!((header.minor, header.descriptors), (frame::MINOR, 0));
+    assert_eq!(FromDevice::decode(header.kind, &body).unwrap(), FromDevice::Violation(violation()));
+    let (header, body) = filled(ViolationFrame::of_core().unwrap());
+    assert_eq!((header.minor, header.descriptors), (frame::MINOR, 0));
+    assert_eq!(FromCore::decode(header.kind, &body).unwrap(), FromCore::Violation(violation()));
+}
+
+#[test]
+fn a_violation_may_be_said_at_any_time() {
+    for phase in [Phase::HandOver, Phase::Serving] {
+        assert!(FromDevice::Violation(violation()).allowed(phase));
+        assert!(FromCore::Violation(violation()).allowed(phase));
+    }
 }
 
 #[test]

@@ -9,6 +9,9 @@
 //! Invariants: nothing here ever adds a privilege; each step is in force when its function returns `Ok`; a
 //! layer that the host lacks is an error or, with [`Requirement::Available`], a line in [`Report::lacking`],
 //! never silence.
+//!
+//! A system call that a program's list does not have ends the program. One that has a launcher tells it first which
+//! ([`LastWord`]).
 
 pub mod cgroup;
 pub mod posture;
@@ -23,6 +26,7 @@ mod namespaces;
 mod panic;
 mod process;
 mod program;
+mod refusal;
 mod root;
 mod seccomp;
 mod stages;
@@ -31,4 +35,5 @@ mod system_calls;
 pub use error::Error;
 pub use panic::end_process;
 pub use program::{Program, Report, Requirement, Stage, UnknownRequirement};
+pub use refusal::LastWord;
 pub use stages::{confine_launcher, confine_stand_alone, limit_processes, stage_one, stage_two};

@@ -59,6 +59,8 @@ pub struct Credentials {
     pub seccomp: u32,
     /// How many filters are stacked.
     pub filters: u32,
+    /// Signals, the number N as bit N - 1: those that it has blocked, and those that its process ignores and handles.
+    pub signals: [u64; 3],
 }
 
 /// Reads the posture of a live process.
@@ -116,6 +118,7 @@ fn credentials(status: &str) -> Credentials {
         let value = value.trim();
         let set = || u64::from_str_radix(value, 16).unwrap_or(u64::MAX);
         let [inheritable, permitted, effective, bounding, ambient] = &mut thread.capabilities;
+        let [blocked, ignored, handled] = &mut thread.signals;
         match key {
             "Name" => value.clone_into(&mut thread.name),
             "Uid" => thread.uids = numbers(value),
@@ -128,6 +131,9 @@ fn credentials(status: &str) -> Credentials {
             "CapEff" => *effective = set(),
             "CapBnd" => *bounding = set(),
             "CapAmb" => *ambient = set(),
+            "SigBlk" => *blocked = set(),
+            "SigIgn" => *ignored = set(),
+            "SigCgt" => *handled = set(),
             "NoNewPrivs" => thread.no_new_privs = value == "1",
             "Seccomp" => thread.seccomp = value.parse().unwrap_or(0),
             "Seccomp_filters" => thread.filters = value.parse().unwrap_or(0),
@@ -265,6 +271,7 @@ mod tests {
     fn a_status_file_is_read_field_by_field() {
         let thread = credentials(
             "Name:\tvmm-core\nUmask:\t0077\nUid:\t7\t8\t9\t10\nGroups:\t1 2 \nNSpid:\t99\t1\nCapEff:\t00000000000000ff\n\
+             SigBlk:\t0000000000000001\nSigIgn:\t0000000000001000\nSigCgt:\t0000000040000000\n\
              NoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t3\n",
         );
         assert_eq!((thread.name.as_str(), thread.uids[1], thread.groups.len()), ("vmm-core", 8, 2));
@@ -273,6 +280,7 @@ mod tests {
             (255, true, 2, 3)
         );
         assert_eq!((thread.ns_pids.as_slice(), thread.umask), (&[99, 1][..], 0o077));
+        assert_eq!(thread.signals, [1, 1 << 12, 1 << 30]);
     }
 
     #[test]

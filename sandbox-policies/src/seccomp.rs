@@ -1,13 +1,15 @@
 //! Seccomp filters: one JSON policy per program, compiled to BPF by the build script and embedded here.
 //!
-//! Each filter checks the architecture, allows what its stage lists, and kills the process for anything else;
-//! debug and release builds carry the same. Filters stack and the strictest answer wins, so a stage can only
-//! take away.
+//! Each filter checks the architecture, allows what its stage lists, and refuses anything else; debug and release
+//! builds carry the same. Filters stack and the strictest answer wins, so a stage can only take away.
 //!
-//! To find the call that a filter refused: the spawner sees [`crate::spawn::Ended::Signaled`] with 31, and the
-//! kernel's log (`dmesg`, or the audit log where auditd runs) has a line `type=1326 … comm="vmm-core" … sig=31 …
-//! syscall=N`; `ausyscall N` or `<asm/unistd_64.h>` names it. Or run `strace -f -o trace vmm …`: it is the last
-//! call of the dead process.
+//! A refusal ends the process by SIGSYS, which the spawner sees ([`crate::spawn::Ended::Signaled`] with 31). The stages of a
+//! program that has a launcher refuse by `trap`: the program says itself which call it was ([`crate::LastWord`]), and the
+//! kernel's log does not. Those of the launcher and its spawner, of a device program's stand-alone parent, and any filter
+//! for an entry of the kernel that is not that of x86-64, refuse by `kill_process`: the kernel's log (`dmesg`, or the audit
+//! log where auditd runs) has a line `type=1326 … comm="vmm" … sig=31 … syscall=N`; `ausyscall N` or
+//! `<asm/unistd_64.h>` names it. Filters are inherited: of a device that the spawner has started again the same holds for
+//! a call that the spawner does not list either.
 
 use std::collections::BTreeMap;
 

@@ -6,16 +6,16 @@ use nix::errno::Errno;
 
 use crate::landlock::{Reach, restrict};
 use crate::{
-    Error, Program, Report, Requirement, Stage, capabilities, descriptors, limits, namespaces, panic,
-    process, root, seccomp,
+    Error, LastWord, Program, Report, Requirement, Stage, capabilities, descriptors, limits, namespaces,
+    panic, process, refusal, root, seccomp,
 };
 
 /// The first thing that a spawned program does, while it has one thread.
 ///
 /// Checks what the spawner promised, then adds rlimits, not dumpable, the death signal, no executable gain,
-/// landlock and the `setup` filter. The descriptors, no_new_privs and seccomp are checked in either case:
+/// landlock and the `setup` filter, whose refusals, and those of stage two, are told by `last_word`. The descriptors, no_new_privs and seccomp are checked in either case:
 /// every host has them.
-pub fn stage_one(program: Program, requirement: Requirement) -> Result<Report, Error> {
+pub fn stage_one(program: Program, requirement: Requirement, last_word: LastWord) -> Result<Report, Error> {
     let mut report = Report::default();
     // A stray descriptor is a mistake of the spawner, not something that a host could lack.
     descriptors::check()?;
@@ -28,6 +28,7 @@ pub fn stage_one(program: Program, requirement: Requirement) -> Result<Report, E
     step("PR_SET_NAME", process::name(program))?;
     step("PR_SET_PDEATHSIG", process::die_with_spawner())?;
     confine(program, requirement, Reach::Nowhere, &mut report)?;
+    step("rt_sigaction", refusal::tell(last_word))?;
     seccomp::hide_clone3(program)?;
     seccomp::install(program, Stage::Setup)?;
     Ok(report)

@@ -6,12 +6,13 @@
 //! the call.
 #![expect(
     unsafe_code,
-    reason = "raw system calls: clone3, execveat, capset, prctl and others that have no safe wrapper"
+    reason = "raw system calls: clone3, execveat, capset, prctl and others that have no safe wrapper; a signal handler"
 )]
 
 use std::ffi::{CStr, c_int, c_long, c_ulong};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::sync::OnceLock;
 
 use nix::errno::Errno;
 
@@ -235,6 +236,85 @@ pub fn signal_process(process: BorrowedFd<'_>, signal: c_int) -> Result<(), Errn
         libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal, ptr::null::<u8>(), 0)
     };
     checked(answer).map(drop)
+}
+
+/// A system call that a filter refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Its number.
+    pub call: u32,
+    /// Its argument registers.
+    pub arguments: [u64; 6],
+}
+
+/// What [`on_refusal`] was told to do.
+static ON_REFUSAL: OnceLock<fn(Option<Refused>) -> !> = OnceLock::new();
+
+/// `SYS_SECCOMP` of asm-generic/siginfo.h: a SIGSYS that a filter has sent, which nobody can do otherwise.
+const SENT_BY_FILTER: c_int = 1;
+
+/// Has `then` run on the thread whose system call a filter refuses with SIGSYS, and for each other SIGSYS, with all
+/// signals blocked. It must be async-signal-safe. The first `then` stays.
+pub fn on_refusal(then: fn(Option<Refused>) -> !) -> Result<(), Errno> {
+    let _second = ON_REFUSAL.set(then);
+    // SAFETY: an all-zero sigaction is valid: the default action.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = handle_refusal as *const () as usize;
+    // Not SA_NODEFER: that it is blocked meanwhile is what makes the next refusal fatal.
+    action.sa_flags = libc::SA_SIGINFO;
+    // SAFETY: the set is ours.
+    unsafe { libc::sigfillset(&mut action.sa_mask) };
+    // SAFETY: the handler is of the kind that SA_SIGINFO says, and never returns.
+    Errno::result(unsafe { libc::sigaction(libc::SIGSYS, &action, ptr::null_mut()) }).map(drop)
+}
+
+extern "C" fn handle_refusal(_: c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: the kernel hands it to a handler with SA_SIGINFO, on its stack.
+    let info = unsafe { &*info };
+    // SAFETY: this as well.
+    let context = unsafe { &*context.cast::<libc::ucontext_t>() };
+    // The kernel has put the registers back to what they were at the call: seccomp_filter.rst, SECCOMP_RET_TRAP.
+    let registers = &context.uc_mcontext.gregs;
+    let [call, arguments @ ..] = [
+        libc::REG_RAX,
+        libc::REG_RDI,
+        libc::REG_RSI,
+        libc::REG_RDX,
+        libc::REG_R10,
+        libc::REG_R8,
+        libc::REG_R9,
+    ]
+    .map(|name| usize::try_from(name).ok().and_then(|place| registers.get(place)))
+    .map(|register| register.map_or(0, |value| value.cast_unsigned()));
+    // A number has 32 bits, of which the filter and the kernel look at no more.
+    let call = u32::try_from(call & u64::from(u32::MAX)).unwrap_or(u32::MAX);
+    let refused = (info.si_code == SENT_BY_FILTER).then_some(Refused { call, arguments });
+    match ON_REFUSAL.get() {
+        Some(then) => then(refused),
+        None => exit_now(1),
+    }
+}
+
+/// `sendmsg` of one packet in `parts` on `socket`, never waiting. Async-signal-safe.
+pub fn send_now(socket: RawFd, parts: [&[u8]; 4]) -> Result<(), Errno> {
+    let mut parts = parts.map(|part| libc::iovec {
+        // It is only read from.
+        iov_base: part.as_ptr().cast_mut().cast(),
+        iov_len: part.len(),
+    });
+    // SAFETY: an all-zero msghdr is valid: no name, no parts, no control data.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = parts.as_mut_ptr();
+    message.msg_iovlen = parts.len();
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: the message and what it points to outlive the call, which reads them.
+    checked(unsafe { libc::syscall(libc::SYS_sendmsg, socket, ptr::from_ref(&message), flags) }).map(drop)
+}
+
+/// The system call that is in no list. It does no harm where there is no filter.
+pub fn make_forbidden_call() {
+    // SAFETY: no arguments, and it always succeeds.
+    unsafe { libc::syscall(libc::SYS_getppid) };
 }
 
 fn checked(answer: c_long) -> Result<c_long, Errno> {

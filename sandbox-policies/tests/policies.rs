@@ -287,3 +287,28 @@ fn a_successor_can_do_under_the_spawners_filter_what_it_can_do_without() {
         }
     }
 }
+
+/// What the handler of a refused call does (refusal.rs) is allowed to each thread that has it, and what it dies of to none.
+#[test]
+fn whoever_is_to_tell_of_a_refusal_can_and_dies_of_it() {
+    let policies = policies();
+    let flags = u64::from((libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL).unsigned_abs());
+    let mut telling = 0;
+    for (program, policy) in &policies {
+        for (stage, filter) in policy.as_object().unwrap() {
+            let place = format!("{program}.{stage}");
+            assert!(rules(policy, stage).all(|rule| rule["syscall"] != "getppid"), "{place}");
+            if filter["mismatch_action"] != "trap" {
+                continue;
+            }
+            telling += 1;
+            let mut sends = rules(policy, stage).filter(|rule| rule["syscall"] == "sendmsg");
+            let fits = |rule: &Value| {
+                conditions(rule).is_empty() || (pinned(rule, 0), pinned(rule, 2)) == (Some(3), Some(flags))
+            };
+            assert!(sends.any(fits), "{place} cannot say what it refused");
+        }
+    }
+    // Of each device two stages, of the core three.
+    assert_eq!(telling, 2 * (policies.len() - 2) + 3);
+}

@@ -83,11 +83,11 @@ pub fn violations(policies: &BTreeMap<String, Policy>) -> Vec<String> {
     for (program, policy) in policies {
         for (stage, filter) in policy {
             let mut found = in_filter(filter);
-            if !is_allow_list(filter) && !is_refinement(stage, filter, policy) {
-                found.push(
-                    "neither a list of what is allowed that kills for the rest nor a refinement of one"
-                        .to_owned(),
-                );
+            let refusal = refusal(program, stage);
+            if !is_allow_list(filter, refusal) && !is_refinement(stage, filter, policy, refusal) {
+                found.push(format!(
+                    "neither a list of what is allowed that answers the rest by `{refusal}` nor a refinement of one"
+                ));
             }
             violations.extend(found.into_iter().map(|v| format!("{program}.json, {stage}: {v}")));
         }
@@ -103,15 +103,21 @@ pub fn violations(policies: &BTreeMap<String, Policy>) -> Vec<String> {
     violations
 }
 
-fn is_allow_list(filter: &Filter) -> bool {
-    filter.match_action == "allow" && filter.mismatch_action == "kill_process"
+/// How a stage answers what it does not list: who has a launcher to tell it to says which call it was, in the handler of
+/// the signal that it then gets, and dies; all others are killed.
+fn refusal(program: &str, stage: &str) -> &'static str {
+    if program == "vmm" || stage.starts_with("stand_alone") { "kill_process" } else { "trap" }
+}
+
+fn is_allow_list(filter: &Filter, refusal: &str) -> bool {
+    filter.match_action == "allow" && filter.mismatch_action == refusal
 }
 
 /// A filter `STAGE_no_CALL` is stacked on that of `STAGE` and answers the one call with an error instead; it can
 /// only take away, as the strictest answer of all filters wins.
-fn is_refinement(stage: &str, filter: &Filter, policy: &Policy) -> bool {
+fn is_refinement(stage: &str, filter: &Filter, policy: &Policy, refusal: &str) -> bool {
     let Some((of, call)) = stage.split_once("_no_") else { return false };
-    policy.get(of).is_some_and(is_allow_list)
+    policy.get(of).is_some_and(|filter| is_allow_list(filter, refusal))
         && filter.match_action.get("errno").is_some()
         && filter.mismatch_action == "allow"
         && filter.filter.iter().all(|rule| rule.syscall == call && rule.args.is_empty())
@@ -153,8 +159,9 @@ mod tests {
     use super::*;
 
     fn policies(program: &str, stage: &str, rules: &str) -> BTreeMap<String, Policy> {
+        let refusal = refusal(program, stage);
         let text = format!(
-            r#"{{"{stage}": {{"mismatch_action": "kill_process", "match_action": "allow", "filter": [{rules}]}}}}"#
+            r#"{{"{stage}": {{"mismatch_action": "{refusal}", "match_action": "allow", "filter": [{rules}]}}}}"#
         );
         BTreeMap::from([(program.to_owned(), serde_json::from_str(&text).unwrap())])
     }
@@ -197,9 +204,29 @@ mod tests {
 
     #[test]
     fn a_filter_that_lets_the_rest_through_is_refused() {
-        let mut lenient = policies("vmm", "serve", READ);
-        lenient.get_mut("vmm").unwrap().get_mut("serve").unwrap().mismatch_action = "log".into();
-        assert_eq!(violations(&lenient).len(), 1);
+        let answering = |program: &str, stage: &str, action: &str| {
+            let mut policies = policies(program, stage, READ);
+            let policy = policies.get_mut(program).unwrap();
+            policy.get_mut(stage).unwrap().mismatch_action = action.into();
+            policy.entry("serve".to_owned()).or_insert_with(|| {
+                serde_json::from_str(&format!(
+                    r#"{{"mismatch_action": "trap", "match_action": "allow", "filter": [{READ}]}}"#
+                ))
+                .unwrap()
+            });
+            violations(&policies).len()
+        };
+        for (program, stage, refuses) in [
+            ("vmm", "serve", "kill_process"),
+            ("vmm-core", "serve", "trap"),
+            ("device-blk", "setup", "trap"),
+            ("device-blk", "stand_alone", "kill_process"),
+        ] {
+            for action in ["kill_process", "trap", "log", "allow"] {
+                let found = answering(program, stage, action);
+                assert_eq!(found, usize::from(action != refuses), "{program} {stage} {action}");
+            }
+        }
     }
 
     #[test]

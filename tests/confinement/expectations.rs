@@ -9,6 +9,8 @@ pub struct Expectation {
     pub threads: &'static [&'static str],
     /// Seccomp filters on each thread.
     pub filters: u32,
+    /// Signals that each thread has blocked, and those that the process ignores and handles: number N is bit N - 1.
+    pub signals: [u64; 3],
     /// Whether it is in namespaces of its own ([`NAMESPACES`]), in an empty root, with an empty environment
     /// and ids of its own: as a spawned program, and unlike the launcher.
     pub apart: bool,
@@ -32,6 +34,10 @@ pub const UMASK: u32 = 0o077;
 /// The first of the ids that a launcher of root's gives to its programs, and how many each launcher has.
 pub const IDS: (u32, u32) = (0x7000_0000, 64);
 
+/// The signals of a spawned program: none blocked, SIGPIPE (13) ignored, and handled besides SIGSYS (31), by which a
+/// refused system call is told, that by which the C library changes ids in all threads (33).
+pub const SIGNALS: [u64; 3] = [0, 1 << 12, 1 << 30 | 1 << 32];
+
 /// A thread that KVM makes in its user's process, as the kernel's own: it never runs in user space.
 pub const KERNEL_THREAD: &str = "kvm-nx-lpage-re";
 
@@ -39,6 +45,8 @@ pub const KERNEL_THREAD: &str = "kvm-nx-lpage-re";
 pub const LAUNCHER: Expectation = Expectation {
     threads: &["vmm"],
     filters: 1,
+    // SIGHUP, SIGINT, SIGQUIT, SIGUSR1 and SIGTERM come by its signalfd.
+    signals: [1 | 1 << 1 | 1 << 2 | 1 << 9 | 1 << 14, 1 << 12, 0],
     apart: false,
     // Standard input, output and error as the test gives them.
     placed: &[(0, "pipe"), (1, "pipe"), (2, "pipe")],
@@ -60,6 +68,7 @@ pub const CORE: Expectation = Expectation {
     threads: &["blk0", "console", "vcpu0", "vcpu1", "vmm-core"],
     // `setup`, the one that hides clone3, and the thread's own.
     filters: 3,
+    signals: SIGNALS,
     apart: true,
     placed: &[(0, "/dev/null"), (1, "/dev/null"), (2, "pipe"), (3, "socket")],
     others: &[
@@ -90,6 +99,7 @@ pub const DEVICE_BLK: Expectation = Expectation {
     // Its control thread and one for its queue.
     threads: &["device-blk", "device-blk"],
     filters: 3,
+    signals: SIGNALS,
     apart: true,
     placed: &[(0, "/dev/null"), (1, "/dev/null"), (2, "pipe"), (3, "socket")],
     others: &[

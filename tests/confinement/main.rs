@@ -30,4 +30,6 @@ mod moments;
 #[cfg(test)]
 mod posture;
 #[cfg(test)]
+mod refusals;
+#[cfg(test)]
 mod terminal;

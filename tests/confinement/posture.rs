@@ -145,6 +145,11 @@ fn compare_thread(all: &mut Comparison, thread: &Credentials, expected: &Expecta
     same("supplementary groups", thread.groups == identity.groups);
     same("capabilities", thread.capabilities == [0, 0, 0, identity.bounding, 0]);
     same("no_new_privs", thread.no_new_privs);
+    let ([blocked, ignored, handled], [to_block, to_ignore, to_handle]) = (thread.signals, expected.signals);
+    // What the launcher ignores besides is what its user does, as by nohup(1).
+    let ignored = if expected.apart { ignored } else { ignored & to_ignore };
+    let known = (blocked, ignored, handled) == (to_block, to_ignore, to_handle);
+    same("signals", thread.name == KERNEL_THREAD || known);
     same("seccomp", (thread.seccomp, thread.filters) == (2, expected.filters));
     if expected.apart {
         same("umask", thread.umask == UMASK);

@@ -2,8 +2,8 @@
 //!
 //! They are compiled in by the feature `fault-points`, which a release build refuses. Without the feature
 //! [`fault_point!`](crate::fault_point) stands for nothing at all. The death is one that a policy makes: a system call that no serving filter has,
-//! so that the kernel ends the process at this very instruction, and a test needs no permission that a user's
-//! program lacks.
+//! so that this thread goes no further than this very instruction (it tells of the call, and the process ends), and a
+//! test needs no permission that a user's program lacks.
 
 /// Dies here if `--die-at` said so. Nothing, without the feature `fault-points`.
 #[cfg(not(feature = "fault-points"))]

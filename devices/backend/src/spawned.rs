@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
-use protocol::{Channel, DeviceSetup, Failure, FromDevice, Phase, Ready, ToDevice};
-use sandbox_policies::{Requirement, Stage};
+use protocol::{Channel, DeviceSetup, Failure, FromDevice, Phase, Ready, ToDevice, ViolationFrame};
+use sandbox_policies::{LastWord, Requirement, Stage};
 
 use crate::connection::{Connection, State};
 use crate::inflight::{InflightFile, Part};
@@ -24,7 +24,11 @@ const CONTROL: i32 = 3;
 /// Serves until the front end or the launcher is gone, and returns the exit code.
 pub(crate) fn serve<P: DeviceProgram>(requirement: Requirement, unsealed: Unsealed) -> u8 {
     // Promise: from here on no new file, no new process, no socket; only what setting up needs.
-    let report = match sandbox_policies::stage_one(P::PROGRAM, requirement) {
+    let last_word = match ViolationFrame::of_device() {
+        Ok(ViolationFrame { before, after }) => LastWord { before, after },
+        Err(error) => return fail(None, &error.into()),
+    };
+    let report = match sandbox_policies::stage_one(P::PROGRAM, requirement, last_word) {
         Ok(report) => report,
         // There is nobody to tell but the log: the channel is not checked yet.
         Err(error) => return fail(None, &error.into()),

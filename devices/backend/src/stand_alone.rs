@@ -2,7 +2,7 @@
 //!
 //! It opens the resource, takes one front end, and spawns itself into the very confinement, and with the
 //! very hand-over, that the launcher gives it. The parent never reads a byte of the front end or of the guest; it
-//! relays the log, waits, and confines itself as far as that allows. When it ends, for whatever reason, the kernel
+//! relays the log, waits, and confines itself as far as that allows. How the child died it reads from bounded frames. When it ends, for whatever reason, the kernel
 //! kills the child.
 
 use std::ffi::CString;
@@ -20,7 +20,7 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::pipe2;
-use protocol::{Channel, DeviceSetup, ToDevice};
+use protocol::{Channel, DeviceSetup, FromDevice, Phase, ToDevice, Violation};
 use sandbox_policies::spawn::{Child, Ended, Identity, Plan, spawn};
 
 use crate::memory::Unsealed;
@@ -65,11 +65,12 @@ pub(crate) fn run<P: DeviceProgram>(
         DeviceSetup { name: P::PROGRAM.name().to_owned(), options: device, blamed: false, keep: false };
     control.send(&ToDevice::Setup(setup), &[socket.as_fd(), resource.as_fd()])?;
     drop((socket, resource));
+    control.set_nonblocking(true)?;
     let report = sandbox_policies::confine_stand_alone(P::PROGRAM, options.requirement)?;
     for lacking in child.lacking().iter().chain(&report.lacking) {
         log::line(format_args!("sandbox: {lacking}"));
     }
-    let code = wait(child, log, &signals)?;
+    let code = wait(child, log, &control, &signals)?;
     // The channel was held open until here: its end tells the child to go.
     drop(control);
     process::exit_now(code)
@@ -158,7 +159,7 @@ fn spawn_self<P: DeviceProgram>(options: &Options, control: &OwnedFd, log: &Owne
 }
 
 /// Relays the log until the child ends, and returns the exit code.
-fn wait(mut child: Child, log: OwnedFd, signals: &SignalFd) -> Result<u8, Error> {
+fn wait(mut child: Child, log: OwnedFd, control: &Channel, signals: &SignalFd) -> Result<u8, Error> {
     let mut log = Some(File::from(log));
     let mut relay = Relay::default();
     let mut buffer = [0; LINE];
@@ -193,7 +194,7 @@ fn wait(mut child: Child, log: OwnedFd, signals: &SignalFd) -> Result<u8, Error>
         if is_ready(0)
             && let Some(ended) = child.try_wait()?
         {
-            return Ok(code(ended));
+            return Ok(code(ended, control));
         }
     }
 }
@@ -225,14 +226,32 @@ impl Relay {
     }
 }
 
-fn code(ended: Ended) -> u8 {
-    match ended {
-        Ended::Exited(code) => u8::try_from(code).unwrap_or(1),
-        Ended::Signaled(signal) => {
+/// The exit code for an end of the child, which is told in the log if it was no end that the child chose.
+fn code(ended: Ended, control: &Channel) -> u8 {
+    match (ended, refused(control)) {
+        (Ended::Exited(code), _) => u8::try_from(code).unwrap_or(1),
+        (Ended::Signaled(_), Some(Violation { call, arguments: [a, b, c, d, e, f] })) => {
+            log::line(format_args!(
+                "the device process made system call {call} with arguments ({a:#x}, {b:#x}, {c:#x}, {d:#x}, {e:#x}, \
+                 {f:#x}), which its policy forbids, and was killed"
+            ));
+            7
+        }
+        (Ended::Signaled(signal), None) => {
             log::line(format_args!("the device process was killed by signal {signal}"));
             7
         }
     }
+}
+
+/// The last word of a child that has ended, if it is that: it says little else, and nothing that asks for an answer.
+fn refused(control: &Channel) -> Option<Violation> {
+    while let Ok(Some((message, _))) = control.receive::<FromDevice>(Phase::HandOver) {
+        if let FromDevice::Violation(violation) = message {
+            return Some(violation);
+        }
+    }
+    None
 }
 
 /// The exit code of a program that a signal ended.

@@ -7,7 +7,9 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
+use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 fn program() -> Command {
@@ -167,6 +169,44 @@ fn signals_end_it_before_and_after_it_has_a_front_end() {
         let log = BufReader::new(child.stderr.take().unwrap()).lines().count();
         assert_eq!(log, 0);
     }
+}
+
+#[test]
+fn a_refused_system_call_is_told_by_its_number() {
+    let folder = folder();
+    let disk = disk(folder.path(), 1 << 20);
+    let socket = folder.path().join("socket");
+    let mut child = listen(&socket, &disk);
+    let mut front_end = loop {
+        if let Ok(stream) = UnixStream::connect(&socket) {
+            break stream;
+        }
+    };
+    let get_features: Vec<u8> = [1u32, 1, 0].iter().flat_map(|word| word.to_ne_bytes()).collect();
+    front_end.write_all(&get_features).unwrap();
+    front_end.read_exact(&mut [0; 20]).unwrap();
+    let id = child.id();
+    let confined = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+    make_socket(Pid::from_raw(confined.trim().parse().unwrap()));
+    assert_eq!(child.wait().unwrap().code(), Some(7));
+    let mut log = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    let told = "the device process made system call 41 with arguments (0x1, 0x2, 0x0, ";
+    assert!(log.contains(told) && log.lines().count() == 1, "{log}");
+}
+
+/// Has a thread make socket(AF_UNIX, SOCK_DGRAM, 0) as its next system call.
+fn make_socket(thread: Pid) {
+    let stopped = || waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap();
+    ptrace::seize(thread, ptrace::Options::PTRACE_O_TRACESYSGOOD).unwrap();
+    ptrace::interrupt(thread).unwrap();
+    assert!(matches!(stopped(), WaitStatus::PtraceEvent(..)));
+    ptrace::syscall(thread, None).unwrap();
+    assert!(matches!(stopped(), WaitStatus::PtraceSyscall(_)));
+    let mut registers = ptrace::getregs(thread).unwrap();
+    (registers.orig_rax, registers.rdi, registers.rsi, registers.rdx) = (41, 1, 2, 0);
+    ptrace::setregs(thread, registers).unwrap();
+    ptrace::detach(thread, None).unwrap();
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Core to launcher, and the answers that devices give in the same words.
 
+use super::violation::Violation;
 use super::{entries, short};
 use crate::{Error, Fields, Message, Phase, fields, limits};
 use bincode::{Decode, Encode};
@@ -11,6 +12,7 @@ const COUNTERS: u16 = 0x0204;
 const DEVICE_LOST: u16 = 0x0205;
 const RECONNECTED: u16 = 0x0206;
 const REFUSED: u16 = 0x0207;
+const VIOLATION: u16 = 0x0208;
 
 /// Optional field of [`DeviceLost`]: that it stands still.
 const LOST_HUNG: u16 = 1;
@@ -35,6 +37,9 @@ pub enum FromCore {
     /// The one that was to replace a back end ([`crate::ToCore::Replace`]) will not do; nothing has changed. Since minor
     /// version 2.
     Refused(Refused),
+    /// Its policy has refused a system call of its: it is about to die of that. At any time; since minor version 3. To a
+    /// launcher that does not know it, it is a breach of the protocol, for which the core is ended as well.
+    Violation(Violation),
 }
 
 /// A replacement that is none.
@@ -214,7 +219,7 @@ impl FromCore {
             Self::Ready(ready) => ready.check(),
             Self::Failed(failure) => failure.check(),
             Self::Exited(Exit::GuestCrash(line)) => text(line),
-            Self::Exited(_) => Ok(()),
+            Self::Exited(_) | Self::Violation(_) => Ok(()),
             Self::Counters(counters) => counters.check(),
             Self::DeviceLost(lost) => text(&lost.text),
             Self::Reconnected(device) => super::slot(device.slot),
@@ -233,6 +238,7 @@ impl Message for FromCore {
             Self::DeviceLost(_) => DEVICE_LOST,
             Self::Reconnected(_) => RECONNECTED,
             Self::Refused(_) => REFUSED,
+            Self::Violation(_) => VIOLATION,
         }
     }
 
@@ -245,6 +251,7 @@ impl Message for FromCore {
             Self::DeviceLost(_) => "DeviceLost",
             Self::Reconnected(_) => "Reconnected",
             Self::Refused(_) => "Refused",
+            Self::Violation(_) => "Violation",
         }
     }
 
@@ -255,7 +262,7 @@ impl Message for FromCore {
     fn allowed(&self, phase: Phase) -> bool {
         match self {
             Self::Ready(_) => phase == Phase::HandOver,
-            Self::Failed(_) => true,
+            Self::Failed(_) | Self::Violation(_) => true,
             Self::Exited(_)
             | Self::Counters(_)
             | Self::DeviceLost(_)
@@ -275,6 +282,7 @@ impl Message for FromCore {
             Self::DeviceLost(lost) => lost.encode(),
             Self::Reconnected(device) => fields::encode(name, device, &none),
             Self::Refused(refused) => fields::encode(name, refused, &none),
+            Self::Violation(violation) => violation.encode(),
         }
     }
 
@@ -287,6 +295,7 @@ impl Message for FromCore {
             DEVICE_LOST => Self::DeviceLost(DeviceLost::decode(body)?),
             REFUSED => Self::Refused(fields::decode_body("Refused", body)?.0),
             RECONNECTED => Self::Reconnected(fields::decode_body("Reconnected", body)?.0),
+            VIOLATION => Self::Violation(Violation::decode(body)?),
             kind => return Err(Error::Kind { kind }),
         };
         message.check()?;

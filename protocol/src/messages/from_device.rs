@@ -2,12 +2,14 @@
 //! its state must outlive it.
 
 use super::from_core::{Counters, Failure, Ready};
+use super::violation::Violation;
 use crate::{Error, Fields, Message, Phase, fields};
 
 const READY: u16 = 0x0401;
 const FAILED: u16 = 0x0402;
 const COUNTERS: u16 = 0x0403;
 const KEEPS: u16 = 0x0404;
+const VIOLATION: u16 = 0x0405;
 
 /// What a device tells the launcher.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +23,9 @@ pub enum FromDevice {
     /// Before it is ready, once, and only if its setup says that there is a keep: it has state that must outlive it.
     /// The answer is `Keep`. Since minor version 3.
     Keeps,
+    /// Its policy has refused a system call of its: it is about to die of that. At any time; since minor version 3. To a
+    /// launcher that does not know it, it is a breach of the protocol, for which the program is ended as well.
+    Violation(Violation),
 }
 
 impl FromDevice {
@@ -29,7 +34,7 @@ impl FromDevice {
             Self::Ready(ready) => ready.check(),
             Self::Failed(failure) => failure.check(),
             Self::Counters(counters) => counters.check(),
-            Self::Keeps => Ok(()),
+            Self::Keeps | Self::Violation(_) => Ok(()),
         }
     }
 }
@@ -41,6 +46,7 @@ impl Message for FromDevice {
             Self::Failed(_) => FAILED,
             Self::Counters(_) => COUNTERS,
             Self::Keeps => KEEPS,
+            Self::Violation(_) => VIOLATION,
         }
     }
 
@@ -50,6 +56,7 @@ impl Message for FromDevice {
             Self::Failed(_) => "Failed",
             Self::Counters(_) => "Counters",
             Self::Keeps => "Keeps",
+            Self::Violation(_) => "Violation",
         }
     }
 
@@ -60,7 +67,7 @@ impl Message for FromDevice {
     fn allowed(&self, phase: Phase) -> bool {
         match self {
             Self::Ready(_) | Self::Keeps => phase == Phase::HandOver,
-            Self::Failed(_) => true,
+            Self::Failed(_) | Self::Violation(_) => true,
             Self::Counters(_) => phase == Phase::Serving,
         }
     }
@@ -73,6 +80,7 @@ impl Message for FromDevice {
             Self::Failed(failure) => fields::encode(name, failure, &none),
             Self::Counters(counters) => fields::encode(name, counters, &none),
             Self::Keeps => fields::encode(name, &(), &none),
+            Self::Violation(violation) => violation.encode(),
         }
     }
 
@@ -82,6 +90,7 @@ impl Message for FromDevice {
             FAILED => Self::Failed(fields::decode_body("Failed", body)?.0),
             COUNTERS => Self::Counters(fields::decode_body("Counters", body)?.0),
             KEEPS => Self::Keeps,
+            VIOLATION => Self::Violation(Violation::decode(body)?),
             kind => return Err(Error::Kind { kind }),
         };
         message.check()?;

@@ -7,7 +7,9 @@ use sandbox_policies::posture::{self, Posture};
 
 use crate::Count;
 use crate::driver::Probe;
-use crate::expectations::{EXPECTATIONS, Expectation, FILTERS, LIMITS, MOUNT, NAMESPACES, descriptors};
+use crate::expectations::{
+    EXPECTATIONS, Expectation, FILTERS, LIMITS, MOUNT, NAMESPACES, descriptors, signals,
+};
 use crate::probe::POSE;
 
 /// Reads and compares one probe of each program.
@@ -39,6 +41,7 @@ fn compare(posture: &Posture, expectation: &Expectation, probe: &Probe) -> Vec<C
         add("groups", same(&thread.groups, &vec![]));
         add("capabilities", same(&thread.capabilities, &[0; 5]));
         add("no_new_privs", same(&thread.no_new_privs, &true));
+        add("signals", same(&thread.signals, &signals(expectation.threads)));
         add("seccomp", same(&(thread.seccomp, thread.filters), &(2, FILTERS)));
         add(
             "pid in its namespace",

@@ -15,7 +15,8 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::unistd::{ftruncate, write};
 use sandbox_policies::{
-    Program, Requirement, Stage, confine_launcher, end_process, limit_processes, stage_one, stage_two,
+    LastWord, Program, Requirement, Stage, confine_launcher, end_process, limit_processes, stage_one,
+    stage_two,
 };
 
 use crate::attempts::{self, Hand};
@@ -44,6 +45,10 @@ pub mod word {
     pub const ESCAPED: u8 = b'e';
     /// The attempt was answered by an error; its number follows.
     pub const REFUSED: u8 = b'r';
+    /// The policy refused the attempt: the call's number and its arguments follow, and [`END`].
+    pub const TOLD: u8 = b't';
+    /// The last byte of the above.
+    pub const END: u8 = b'.';
 }
 
 /// Runs a probe: arguments are the program, the stage, and the number of the attempt or [`POSE`].
@@ -69,7 +74,8 @@ fn confined(arguments: &[String], control: &OwnedFd) -> Result<(), String> {
         let report = confine_launcher(requirement, None).map_err(|error| error.to_string())?;
         return make(task, &hand, report.landlock_abi, control);
     }
-    let report = stage_one(program, requirement).map_err(|error| error.to_string())?;
+    let last_word = LastWord { before: vec![word::TOLD], after: vec![word::END] };
+    let report = stage_one(program, requirement, last_word).map_err(|error| error.to_string())?;
     let hand = hand_over(control)?;
     if task == POSE {
         return pose(program, stage, report.landlock_abi, control).map(drop);

@@ -1,7 +1,7 @@
 //! `vmm-core`: runs the vCPUs of one VM. Started by `vmm`, never by hand.
 
-use protocol::{Channel, Failure, FailureKind, FromCore, Ready};
-use sandbox_policies::{Program, Requirement, Stage};
+use protocol::{Channel, Failure, FailureKind, FromCore, Ready, ViolationFrame};
+use sandbox_policies::{LastWord, Program, Requirement, Stage};
 use std::process::ExitCode;
 use vmm_core::threads::Threads;
 use vmm_core::{Error, handoff, heap, log, machine};
@@ -17,7 +17,9 @@ fn main() -> ExitCode {
 
 fn serve(requirement: Requirement) -> Result<(), Error> {
     // Promise: from here on no new file, no new process, no socket; only what setting up needs.
-    let report = sandbox_policies::stage_one(Program::Core, requirement).inspect_err(|error| {
+    let ViolationFrame { before, after } = ViolationFrame::of_core()?;
+    let last_word = LastWord { before, after };
+    let report = sandbox_policies::stage_one(Program::Core, requirement, last_word).inspect_err(|error| {
         // There is nobody to tell but the log: the channel is not checked yet.
         log::line(format_args!("{error}"));
     })?;

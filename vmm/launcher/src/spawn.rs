@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
-use protocol::{Channel, Ready};
+use protocol::{Channel, Ready, Violation};
 use sandbox_policies::spawn::{Child, Ended, Identity, Plan};
 use sandbox_policies::{Program, Requirement};
 
@@ -30,6 +30,8 @@ pub struct Process {
     pub ready: Option<Ready>,
     /// Whether it was given its device's keep.
     pub has_keep: bool,
+    /// The system call that its policy has refused, if it said so.
+    pub refused: Option<Violation>,
     /// How it ended.
     pub ended: Option<Ended>,
     /// It serves nothing any more, was told to end, and has until then.
@@ -99,6 +101,7 @@ impl Process {
             log,
             ready: None,
             has_keep: false,
+            refused: None,
             ended: None,
             dismissed: None,
         }

@@ -23,18 +23,19 @@ mod recovery;
 mod replace;
 mod second;
 mod signals;
+mod system_call;
 mod verdict;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use sandbox_policies::spawn::Ended;
 use sandbox_policies::{Program, Requirement};
 
 use crate::error::Error;
 use crate::exit_code::Code;
 use crate::handover::Processes;
 use crate::{report, terminal};
+use cause::End;
 pub use clients::Clients;
 use events::{Event, Events};
 pub use journal::Journal;
@@ -190,20 +191,22 @@ impl Supervisor {
         process.log.relay_rest();
         // Its last message is why it ended.
         self.read_messages(index);
+        let said = self.processes.all.get(index).and_then(|process| process.refused);
+        let end = End::of(ended, said);
         if let Some(device) = self.second(index) {
-            return self.on_second_ended(device, ended);
+            return self.on_second_ended(device, end);
         }
         let Some(process) = self.processes.all.get(index) else { return };
         // Once the end has begun, to end well is what is asked of all; a death is still told from it.
         let unasked = match self.state {
             State::Killing => false,
             _ if process.dismissed.is_some() => false,
-            State::Ending => ended != Ended::Exited(0),
+            State::Ending => end != End::Exited(0),
             _ => true,
         };
         if unasked {
-            let verdict = verdict::of_end(&process.name, process.program, ended, process.ready.is_some());
-            self.on_death(index, verdict, ended);
+            let verdict = verdict::of_end(&process.name, process.program, end, process.ready.is_some());
+            self.on_death(index, verdict, end);
         }
     }
 

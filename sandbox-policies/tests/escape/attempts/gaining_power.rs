@@ -112,6 +112,9 @@ pub const GAINING_POWER: &[Attempt] = &[
     attempt("another entry", "x32 call", |_| call(0x4000_0000 | libc::SYS_getpid, [])),
     attempt("another entry", "modify_ldt", |h| call(libc::SYS_modify_ldt, [1, h.page, 16])),
     attempt("another entry", "arch_prctl", |h| call(libc::SYS_arch_prctl, [0x1001, h.page])),
+    attempt("another entry", "a handler of its own for SIGSYS", |h| {
+        call(libc::SYS_rt_sigaction, [31, h.page, 0, 8])
+    }),
     attempt("another entry", "a number that is none", |_| call(4095, [])),
     attempt("ids and privileges", "setuid 0", |_| call(libc::SYS_setuid, [0])),
     attempt("ids and privileges", "setresuid 0", |_| call(libc::SYS_setresuid, [0, 0, 0])),

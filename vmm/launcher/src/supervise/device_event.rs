@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::cause::Cause;
+use super::system_call;
 use crate::json::Object;
 
 /// See above.
@@ -81,6 +82,12 @@ impl DeviceEvent {
                 match cause {
                     Cause::Exit(code) => object = object.number("code", code),
                     Cause::Signal(number) => object = object.number("signal", number),
+                    Cause::SystemCall(Some(refused)) => {
+                        if let Some(name) = system_call::name(refused.call) {
+                            object = object.text("system_call", name);
+                        }
+                        object = object.number("number", refused.call);
+                    }
                     _ => {}
                 }
                 object.text("text", how).switch("blamed", *blamed).text("then", then.word()).end()
@@ -178,6 +185,7 @@ fn milliseconds(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use protocol::Violation;
 
     fn death(cause: Cause, then: Then) -> DeviceEvent {
         DeviceEvent::Death { cause, how: "it \"broke\"\n".to_owned(), blamed: true, then }
@@ -195,6 +203,16 @@ mod tests {
         assert_eq!(without_time(&json), rest);
         let json = death(Cause::Hang, Then::Stop).json("blk0");
         assert!(!json.contains('\n') && json.contains(r#""cause":"hang","text""#), "{json}");
+        let call = |call| Cause::SystemCall(Some(Violation { call, arguments: [0; 6] }));
+        let json = death(call(41), Then::Restart).json("blk0");
+        assert!(
+            json.contains(r#""cause":"system-call","system_call":"socket","number":41,"text""#),
+            "{json}"
+        );
+        let json = death(call(4095), Then::Restart).json("blk0");
+        assert!(json.contains(r#""cause":"system-call","number":4095,"text""#), "{json}");
+        let json = death(Cause::SystemCall(None), Then::Restart).json("blk0");
+        assert!(json.contains(r#""cause":"system-call","text""#), "{json}");
         let json = DeviceEvent::Serving { pid: Some(7), pause: Duration::from_millis(12) }.json("rng1");
         assert_eq!(without_time(&json), r#","event":"serving","device":"rng1","pid":7,"pause_ms":12}"#);
     }
@@ -208,7 +226,7 @@ mod tests {
     #[test]
     fn deaths_are_counted_by_cause_and_pauses_by_length() {
         let mut tally = Tally::default();
-        tally.count(&death(Cause::SystemCall, Then::Restart));
+        tally.count(&death(Cause::SystemCall(None), Then::Restart));
         tally.count(&death(Cause::Signal(9), Then::Restart));
         tally.count(&death(Cause::Signal(11), Then::Fail));
         for pause in [3, 9, 1] {

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
-use protocol::{FromCore, FromDevice, Message, Phase, Ready, ToCore, ToDevice};
+use protocol::{FromCore, FromDevice, Message, Phase, Ready, ToCore, ToDevice, Violation};
 use sandbox_policies::Program;
 
 use super::{Supervisor, verdict};
@@ -72,6 +72,7 @@ impl Supervisor {
             FromCore::DeviceLost(lost) => self.on_device_lost(index, &lost),
             FromCore::Reconnected(device) => self.on_reconnected(index, device.slot),
             FromCore::Refused(refused) => self.on_refused(index, &refused),
+            FromCore::Violation(violation) => self.on_refused_call(index, violation),
         }
     }
 
@@ -84,6 +85,7 @@ impl Supervisor {
                 self.give_up_on(index, verdict);
             }
             FromDevice::Keeps => self.hand_on_keep(index),
+            FromDevice::Violation(violation) => self.on_refused_call(index, violation),
             // The launcher asks the core alone.
             FromDevice::Counters(_) => self.on_violation(index, "counters that nobody asked for"),
         }
@@ -109,6 +111,18 @@ impl Supervisor {
         if let (Some(control), Some(keep)) = (&process.control, keep) {
             // One that is dead is seen to be; one that takes nothing is not ready in time.
             let _ = control.send(&ToDevice::Keep, &[keep.as_fd()]);
+        }
+    }
+
+    /// A program's policy has refused a system call of its, as it says itself: it is dead or about to be. One that was taken
+    /// over may have no intention to be, therefore it is killed on the word, and nothing more is heard from it. Nobody gains
+    /// by saying so what is not true: it is the end of whoever says it, as the call would have been.
+    fn on_refused_call(&mut self, index: usize, violation: Violation) {
+        self.kill_process(index);
+        let Some(process) = self.processes.all.get_mut(index) else { return };
+        process.refused = Some(violation);
+        if let Some(control) = process.control.take() {
+            self.events.forget(&control);
         }
     }
 

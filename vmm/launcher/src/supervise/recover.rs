@@ -7,9 +7,9 @@ use protocol::{
     Abandon, Channel, Connect, DeviceLost, FromSpawner, NotConnected, Reconnect, Respawn, SpawnFailed,
     Spawned, ToCore, ToSpawner,
 };
-use sandbox_policies::spawn::{Child, Ended};
+use sandbox_policies::spawn::Child;
 
-use super::cause::Cause;
+use super::cause::{Cause, End};
 use super::device_event::{DeviceEvent, Then};
 use super::recovery::{Decision, Due, Reason, Recovery, TakenUp};
 use super::second::Second;
@@ -58,7 +58,7 @@ impl Supervisor {
         self.kill_process(index);
     }
 
-    fn kill_process(&self, index: usize) {
+    pub(super) fn kill_process(&self, index: usize) {
         if let Some(process) = self.processes.all.get(index) {
             // It can fail only for one that is dead, whose end is an event of its own.
             let _ = process.child.kill();
@@ -74,11 +74,11 @@ impl Supervisor {
     }
 
     /// A program that nobody asked to end has ended.
-    pub(super) fn on_death(&mut self, index: usize, verdict: Verdict, ended: Ended) {
+    pub(super) fn on_death(&mut self, index: usize, verdict: Verdict, end: End) {
         let Some(device) = self.survivable(index) else { return self.conclude(verdict) };
         let reason = self.devices.get_mut(device).and_then(Recovery::take_reason);
-        let cause = Cause::of(ended, reason.as_ref().is_some_and(|reason| reason.hung));
-        let how = verdict::describe(ended);
+        let cause = Cause::of(end, reason.as_ref().is_some_and(|reason| reason.hung));
+        let how = verdict::describe(end);
         self.decide(device, cause, reason.map_or(how.clone(), |reason| format!("{how} ({})", reason.text)));
     }
 

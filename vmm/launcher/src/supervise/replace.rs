@@ -11,8 +11,8 @@ use std::time::Instant;
 use protocol::{
     Failure, FailureKind, FromLauncher, Refused, Replace, Replaced, Respawn, ToCore, ToDevice, ToSpawner,
 };
-use sandbox_policies::spawn::Ended;
 
+use super::cause::End;
 use super::device_event::DeviceEvent;
 use super::second::Second;
 use super::{GRACE, Recovery, Supervisor, after, verdict};
@@ -139,16 +139,16 @@ impl Supervisor {
 
     /// A second process has ended: before the core's word that is the end of the attempt, if it had it the core says what
     /// that means.
-    pub(super) fn on_second_ended(&mut self, device: usize, ended: Ended) {
+    pub(super) fn on_second_ended(&mut self, device: usize, end: End) {
         let Some(second) = self.devices.get_mut(device).and_then(|device| device.second.as_mut()) else {
             return;
         };
         if second.offered().is_some() {
-            second.ended = Some(ended);
+            second.ended = Some(end);
             return;
         }
         let reason = second.reason.take().map(|reason| format!(" ({reason})")).unwrap_or_default();
-        let why = format!("the new program died before it was ready: {}{reason}", verdict::describe(ended));
+        let why = format!("the new program died before it was ready: {}{reason}", verdict::describe(end));
         self.fail_second(device, &why);
     }
 
@@ -196,11 +196,11 @@ impl Supervisor {
         if let Some(client) = second.client {
             self.answer(client, &FromLauncher::Replaced(Replaced { pid, within_ms }));
         }
-        if let (Some(index), Some(ended)) = (second.process, second.ended) {
+        if let (Some(index), Some(end)) = (second.process, second.ended) {
             // It died between the core's word and now.
             if let Some(process) = self.processes.all.get(index) {
-                let verdict = verdict::of_end(&process.name, process.program, ended, true);
-                self.on_death(index, verdict, ended);
+                let verdict = verdict::of_end(&process.name, process.program, end, true);
+                self.on_death(index, verdict, end);
             }
         }
         true

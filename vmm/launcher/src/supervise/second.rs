@@ -13,7 +13,7 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use sandbox_policies::spawn::Ended;
+use super::cause::End;
 
 /// From the spawn until it is ready.
 const START: Duration = Duration::from_secs(10);
@@ -30,7 +30,7 @@ pub struct Second {
     /// Why it is being ended.
     pub reason: Option<String>,
     /// How it ended, if that was before the core's word.
-    pub ended: Option<Ended>,
+    pub ended: Option<End>,
     step: Step,
     front_end: Option<OwnedFd>,
 }

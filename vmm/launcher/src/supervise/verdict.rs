@@ -2,9 +2,9 @@
 
 use protocol::{DeviceLost, Exit, Failure, FailureKind};
 use sandbox_policies::Program;
-use sandbox_policies::spawn::Ended;
 
-use super::cause::SIGSYS;
+use super::cause::End;
+use super::system_call;
 use crate::error::{Error, code_of_failure};
 use crate::exit_code::Code;
 
@@ -72,18 +72,18 @@ pub fn of_device_lost(name: &str, lost: &DeviceLost) -> Verdict {
 }
 
 /// A program ended and had not said why.
-pub fn of_end(name: &str, program: Program, ended: Ended, ready: bool) -> Verdict {
-    let how = describe(ended);
-    let own_code = match ended {
+pub fn of_end(name: &str, program: Program, end: End, ready: bool) -> Verdict {
+    let how = describe(end);
+    let own_code = match end {
         // Before it was ready its exit code is from our table; its log has the words.
-        Ended::Exited(number) if !ready => code_of_exit(number),
+        End::Exited(number) if !ready => code_of_exit(number),
         _ => None,
     };
     match (own_code, program) {
         (Some(code), _) => Verdict::certain(code, format!("{name} gave up: {how}")),
         (None, Program::Core) => Verdict::certain(Code::Core, format!("the core died: {how}")),
         // A device also ends by itself when the core's end of its socket closes: the core may have died first.
-        (None, _) => of_lost_device(name, how, ended == Ended::Exited(0)),
+        (None, _) => of_lost_device(name, how, end == End::Exited(0)),
     }
 }
 
@@ -122,13 +122,21 @@ fn code_of_exit(number: i32) -> Option<Code> {
 }
 
 /// How a program ended, in words.
-pub fn describe(ended: Ended) -> String {
-    match ended {
-        Ended::Exited(code) => format!("it ended by itself with exit code {code}"),
-        Ended::Signaled(SIGSYS) => {
-            "killed by SIGSYS: it made a system call that its policy forbids".to_owned()
+pub fn describe(end: End) -> String {
+    match end {
+        End::Exited(code) => format!("it ended by itself with exit code {code}"),
+        End::Refused(Some(refused)) => {
+            let call = system_call::describe(&refused);
+            format!("killed by SIGSYS: it made {call}, which its policy forbids")
         }
-        Ended::Signaled(number) => match nix::sys::signal::Signal::try_from(number) {
+        // One that the spawner has started again is killed at once for what not even the spawner's list has, and the
+        // launcher's channel may have no room for a last word.
+        End::Refused(None) => {
+            "killed by SIGSYS: it made a system call that its policy forbids and did not say which, \
+                               or somebody sent it that signal"
+                .to_owned()
+        }
+        End::Signaled(number) => match nix::sys::signal::Signal::try_from(number) {
             Ok(signal) => format!("killed by {signal}"),
             Err(_) => format!("killed by signal {number}"),
         },
@@ -159,25 +167,31 @@ mod tests {
 
     #[test]
     fn a_core_that_dies_takes_its_devices_along_and_not_the_other_way() {
-        let device = of_end("blk0", Program::DeviceBlk, Ended::Exited(0), true);
-        let core = of_end("vmm-core", Program::Core, Ended::Signaled(9), true);
+        let device = of_end("blk0", Program::DeviceBlk, End::Exited(0), true);
+        let core = of_end("vmm-core", Program::Core, End::Signaled(9), true);
         assert_eq!((device.code, core.code), (Code::Device, Code::Core));
         assert!(core.replaces(&device));
-        let killed = of_end("blk0", Program::DeviceBlk, Ended::Signaled(9), true);
+        let killed = of_end("blk0", Program::DeviceBlk, End::Signaled(9), true);
         assert!(!core.replaces(&killed));
     }
 
     #[test]
     fn a_violation_of_policy_is_named() {
-        let verdict = of_end("blk0", Program::DeviceBlk, Ended::Signaled(31), true);
+        let said = protocol::Violation { call: 41, arguments: [1, 5, 0, 0, 0, 0] };
+        let verdict = of_end("blk0", Program::DeviceBlk, End::Refused(Some(said)), true);
         assert_eq!(verdict.code, Code::Device);
+        let line = "device blk0 is lost: killed by SIGSYS: it made the system call socket(41) with arguments \
+                    (0x1, 0x5, 0x0, 0x0, 0x0, 0x0), which its policy forbids";
+        assert_eq!(verdict.text.unwrap(), line);
+        let verdict = of_end("vmm-core", Program::Core, End::Refused(None), true);
+        assert_eq!(verdict.code, Code::Core);
         assert!(verdict.text.unwrap().contains("policy forbids"));
     }
 
     #[test]
     fn before_it_is_ready_a_program_ends_with_a_code_of_the_table() {
-        assert_eq!(of_end("vmm-core", Program::Core, Ended::Exited(6), false).code, Code::Sandbox);
-        assert_eq!(of_end("vmm-core", Program::Core, Ended::Exited(6), true).code, Code::Core);
-        assert_eq!(of_end("vmm-core", Program::Core, Ended::Exited(99), false).code, Code::Core);
+        assert_eq!(of_end("vmm-core", Program::Core, End::Exited(6), false).code, Code::Sandbox);
+        assert_eq!(of_end("vmm-core", Program::Core, End::Exited(6), true).code, Code::Core);
+        assert_eq!(of_end("vmm-core", Program::Core, End::Exited(99), false).code, Code::Core);
     }
 }

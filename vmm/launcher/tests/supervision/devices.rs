@@ -8,6 +8,7 @@ use crate::machine::{Ended, Machine};
 
 const SANDBOX: i32 = 6;
 const DEVICE: i32 = 7;
+const CORE: i32 = 8;
 
 /// A machine that runs as long as it may, with a disk that does `act`.
 fn with_disk(act: &str) -> Machine {
@@ -128,6 +129,39 @@ pub fn a_device_can_say_nothing_but_what_is_in_its_table() {
         assert_eq!(ended.code, Some(DEVICE), "{act}: {}", ended.log);
         assert!(ended.log.contains("blk0 broke the rules of its control channel"), "{act}: {}", ended.log);
     }
+}
+
+/// What is said of whoever says that its policy refused this.
+const REFUSED: &str = "killed by SIGSYS: it made the system call connect(42) with arguments \
+                       (0x9, 0x1000, 0x6e, 0x0, 0x0, 0x0), which its policy forbids";
+
+pub fn who_says_that_its_policy_refused_a_call_is_ended_and_the_call_is_told() {
+    // They live on, or would: it is the launcher that ends them.
+    let ended = Machine::start("refused").end();
+    assert_eq!(ended.code, Some(CORE), "{}", ended.log);
+    assert!(ended.log.contains(&format!("vmm: the core died: {REFUSED}\n")), "{}", ended.log);
+
+    for act in ["refused-at-once", "refused"] {
+        let disk = format!("--device=blk,path=disk.raw,serial={act},on-failure=stop");
+        let ended = Machine::with("obey", &[&disk]).end();
+        assert_eq!(ended.code, Some(DEVICE), "{act}: {}", ended.log);
+        assert!(
+            ended.log.contains(&format!("vmm: device blk0 is lost: {REFUSED}\n")),
+            "{act}: {}",
+            ended.log
+        );
+    }
+
+    let disk = "--device=blk,path=disk.raw,serial=refused-on-signal,on-failure=fail";
+    let mut machine = Machine::with("obey", &[disk, "--events=events"]);
+    machine.wait_until_confined();
+    machine.signal_program("device-blk", Signal::SIGUSR1);
+    machine.wait_for(&format!("vmm: device blk0 has failed: {REFUSED}"));
+    let events = std::fs::read_to_string(machine.folder().join("events")).expect("a file of events");
+    let object = r#""cause":"system-call","system_call":"connect","number":42,"text":"killed by SIGSYS: "#;
+    assert!(events.contains(object), "{events}");
+    machine.send(Signal::SIGTERM);
+    assert_eq!(machine.end().code, Some(0));
 }
 
 pub fn each_process_of_a_device_has_what_the_one_before_kept() {

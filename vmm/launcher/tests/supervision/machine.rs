@@ -95,6 +95,11 @@ impl Machine {
 
     /// Kills the one child that was spawned as `program`, or the spawner as `vmm`.
     pub fn kill_program(&self, program: &str) {
+        self.signal_program(program, Signal::SIGKILL);
+    }
+
+    /// Sends a signal to it.
+    pub fn signal_program(&self, program: &str, signal: Signal) {
         let is = |child: &u32| {
             let line = std::fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
             let name = line.split(|byte| *byte == 0).next().unwrap_or_default();
@@ -102,7 +107,7 @@ impl Machine {
         };
         let found: Vec<u32> = self.children().into_iter().filter(is).collect();
         assert_eq!(found.len(), 1, "{program}: {found:?}");
-        found.into_iter().for_each(|child| kill(pid(child), Signal::SIGKILL).expect("it lives"));
+        found.into_iter().for_each(|child| kill(pid(child), signal).expect("it lives"));
     }
 
     /// Kills the launcher's children.

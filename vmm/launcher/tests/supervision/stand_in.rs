@@ -11,13 +11,17 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
 use protocol::{
     Abandon, Channel, Counter, Counters, DeviceLost, DeviceOptions, Exit, Failure, FailureKind, FromCore,
-    FromDevice, Phase, Ready, Reconnect, Reconnected, Refused, Replace, ToCore, ToDevice, limits,
+    FromDevice, Phase, Ready, Reconnect, Reconnected, Refused, Replace, ToCore, ToDevice, Violation, limits,
 };
 
 /// The programs for which this one stands in.
 pub const NAMES: [&str; 2] = ["vmm-core", "device-blk"];
+
+/// connect(9, 0x1000, 110)
+const VIOLATION: Violation = Violation { call: 42, arguments: [9, 0x1000, 110, 0, 0, 0] };
 
 /// Stands in, if the launcher spawned this program under one of the names.
 pub fn run() -> Option<ExitCode> {
@@ -67,6 +71,9 @@ fn device(control: &Channel) -> ExitCode {
             ready();
             say(FromDevice::Keeps);
         }
+        act if act.starts_with("refused") => {
+            claim_a_refusal(act, ready, || say(FromDevice::Violation(VIOLATION)))
+        }
         // Somebody else's message, by its number.
         "claim-to-be-core" => {
             ready();
@@ -85,6 +92,23 @@ fn device(control: &Channel) -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+/// Says that it is about to die, and has no intention to.
+fn claim_a_refusal(act: &str, ready: impl Fn(), claim: impl Fn()) {
+    match act {
+        "refused-at-once" => {}
+        "refused-on-signal" => {
+            let signal = SigSet::from(Signal::SIGUSR1);
+            signal.thread_block().expect("a mask");
+            ready();
+            // By a call that the spawner does not list: this is for the first process of a device.
+            signal.wait().expect("the signal");
+        }
+        _ => ready(),
+    }
+    claim();
+    std::thread::sleep(Duration::MAX);
 }
 
 /// Counts the processes that had this keep before, and this one.
@@ -149,6 +173,10 @@ fn core(control: Channel) -> ExitCode {
         }
         "reset" => say(FromCore::Exited(Exit::Reset)),
         "crash" => say(FromCore::Exited(Exit::GuestCrash("triple fault".to_owned()))),
+        "refused" => {
+            say(FromCore::Violation(VIOLATION));
+            std::thread::sleep(Duration::MAX);
+        }
         "reconnected-unasked" => {
             say(FromCore::Reconnected(Reconnected { slot: 1 }));
             std::thread::sleep(Duration::MAX);
