@@ -26,10 +26,17 @@ const VIOLATION: Violation = Violation { call: 42, arguments: [9, 0x1000, 110, 0
 /// Stands in, if the launcher spawned this program under one of the names.
 pub fn run() -> Option<ExitCode> {
     let name = std::env::args().next().filter(|name| NAMES.contains(&name.as_str()))?;
+    // It is for acts that wait for it, and comes when the launcher has said that all are ready.
+    signal().thread_block().expect("a mask");
     // SAFETY: the launcher gave us descriptor 3, and nothing else in this program has touched it.
     let control = unsafe { OwnedFd::from_raw_fd(3) };
     let control = Channel::from_fd(control).expect("descriptor 3 is the control channel");
     Some(if name == "device-blk" { device(&control) } else { core(control) })
+}
+
+/// By which a test says when to act.
+fn signal() -> SigSet {
+    SigSet::from(Signal::SIGUSR1)
 }
 
 /// A disk whose serial says what it does.
@@ -99,11 +106,9 @@ fn claim_a_refusal(act: &str, ready: impl Fn(), claim: impl Fn()) {
     match act {
         "refused-at-once" => {}
         "refused-on-signal" => {
-            let signal = SigSet::from(Signal::SIGUSR1);
-            signal.thread_block().expect("a mask");
             ready();
             // By a call that the spawner does not list: this is for the first process of a device.
-            signal.wait().expect("the signal");
+            signal().wait().expect("the signal");
         }
         _ => ready(),
     }
@@ -196,6 +201,7 @@ fn front_ends(control: &Channel, sockets: Vec<Option<OwnedFd>>, act: &str) -> bo
     let mut front_ends =
         FrontEnds { control, sockets, refused, lost: Vec::new(), choosy: act == "refuse-replacements" };
     if act == "say-that-it-hangs" {
+        signal().wait().expect("the signal");
         front_ends.give_up(1, DeviceLost { hung: true, ..DeviceLost::new(1, "it stands still") });
     }
     front_ends.serve(act != "ignore")
