@@ -80,6 +80,10 @@ pub fn of_end(name: &str, program: Program, end: End, ready: bool) -> Verdict {
         _ => None,
     };
     match (own_code, program) {
+        // As its words are: of a device it knows only that it stopped answering.
+        (Some(Code::Device), Program::Core) => {
+            Verdict::hearsay(Code::Device, format!("{name} gave up: {how}"))
+        }
         (Some(code), _) => Verdict::certain(code, format!("{name} gave up: {how}")),
         (None, Program::Core) => Verdict::certain(Code::Core, format!("the core died: {how}")),
         // A device also ends by itself when the core's end of its socket closes: the core may have died first.
@@ -173,6 +177,17 @@ mod tests {
         assert!(core.replaces(&device));
         let killed = of_end("blk0", Program::DeviceBlk, End::Signaled(9), true);
         assert!(!core.replaces(&killed));
+    }
+
+    #[test]
+    fn a_core_that_gives_up_over_a_device_says_less_than_how_that_died() {
+        let core = of_end("vmm-core", Program::Core, End::Exited(7), false);
+        let device = of_end("blk0", Program::DeviceBlk, End::Signaled(9), false);
+        assert_eq!((core.code, device.code), (Code::Device, Code::Device));
+        assert!(device.replaces(&core) && !core.replaces(&device));
+        // Over anything else it knows best.
+        let kernel = of_end("vmm-core", Program::Core, End::Exited(4), false);
+        assert!(!device.replaces(&kernel));
     }
 
     #[test]
