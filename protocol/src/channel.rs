@@ -10,6 +10,8 @@ use nix::sys::socket::{
 };
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::AtomicU8;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// Room for the control messages of the most descriptors that the kernel passes at once (`SCM_MAX_FD`):
 /// whatever a hostile peer attaches is received, so that it can be closed.
@@ -17,9 +19,23 @@ const SCM_MAX_FD: usize = 253;
 
 /// One end of a control channel. Close-on-exec.
 #[derive(Debug)]
-pub struct Channel(OwnedFd);
+pub struct Channel {
+    socket: OwnedFd,
+    /// Of the last frame that was received.
+    peer_minor: AtomicU8,
+}
 
 impl Channel {
+    fn new(socket: OwnedFd) -> Self {
+        Self { socket, peer_minor: AtomicU8::new(0) }
+    }
+
+    /// The minor version in the last frame that was received; 0 before there was one.
+    #[must_use]
+    pub fn peer_minor(&self) -> u8 {
+        self.peer_minor.load(Relaxed)
+    }
+
     /// Two ends, connected.
     ///
     /// # Errors
@@ -27,7 +43,7 @@ impl Channel {
     pub fn pair() -> Result<(Self, Self), Error> {
         let (one, other) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
             .map_err(|errno| Error::system("socketpair", errno))?;
-        Ok((Self(one), Self(other)))
+        Ok((Self::new(one), Self::new(other)))
     }
 
     /// An end that came by inheritance.
@@ -36,7 +52,7 @@ impl Channel {
     /// It is not a `SOCK_SEQPACKET` socket.
     pub fn from_fd(fd: OwnedFd) -> Result<Self, Error> {
         match getsockopt(&fd, sockopt::SockType) {
-            Ok(SockType::SeqPacket) => Ok(Self(fd)),
+            Ok(SockType::SeqPacket) => Ok(Self::new(fd)),
             Ok(other) => Err(Error::NoChannel { what: format!("a {other:?} socket") }),
             Err(errno) => Err(Error::NoChannel { what: errno.to_string() }),
         }
@@ -51,7 +67,7 @@ impl Channel {
         let accepted =
             accept4(listener.as_raw_fd(), flags).map_err(|errno| Error::system("accept4", errno))?;
         let adopted = descriptors::adopt(&[accepted]).into_iter().next();
-        adopted.map(Self).ok_or(Error::WouldBlock)
+        adopted.map(Self::new).ok_or(Error::WouldBlock)
     }
 
     /// Makes `receive` and `send` answer [`Error::WouldBlock`] instead of waiting.
@@ -61,7 +77,7 @@ impl Channel {
     pub fn set_nonblocking(&self, on: bool) -> Result<(), Error> {
         use nix::fcntl::{FcntlArg, OFlag, fcntl};
         let flags = if on { OFlag::O_NONBLOCK } else { OFlag::empty() };
-        fcntl(&self.0, FcntlArg::F_SETFL(flags)).map_err(|errno| Error::system("fcntl", errno))?;
+        fcntl(&self.socket, FcntlArg::F_SETFL(flags)).map_err(|errno| Error::system("fcntl", errno))?;
         Ok(())
     }
 
@@ -83,7 +99,7 @@ impl Channel {
         let control = if raw.is_empty() { &[][..] } else { &rights[..] };
         loop {
             let parts = [IoSlice::new(&packet)];
-            match sendmsg::<()>(self.0.as_raw_fd(), &parts, control, MsgFlags::MSG_NOSIGNAL, None) {
+            match sendmsg::<()>(self.socket.as_raw_fd(), &parts, control, MsgFlags::MSG_NOSIGNAL, None) {
                 Ok(_) => return Ok(()),
                 Err(nix::errno::Errno::EINTR) => {}
                 Err(errno) => return Err(Error::system("sendmsg", errno)),
@@ -99,6 +115,7 @@ impl Channel {
         let mut packet = vec![0; limits::MAX_FRAME];
         let Some((size, fds)) = self.receive_packet(&mut packet)? else { return Ok(None) };
         let (header, body) = frame::Header::parse(packet.get(..size).unwrap_or_default())?;
+        self.peer_minor.store(header.minor, Relaxed);
         let message = M::decode(header.kind, body)?;
         if !message.allowed(phase) {
             return Err(Error::Phase { name: message.name(), phase });
@@ -119,7 +136,7 @@ impl Channel {
             let mut parts = [IoSliceMut::new(packet)];
             let flags = MsgFlags::MSG_CMSG_CLOEXEC;
             let received =
-                match recvmsg::<UnixAddr>(self.0.as_raw_fd(), &mut parts, Some(&mut control), flags) {
+                match recvmsg::<UnixAddr>(self.socket.as_raw_fd(), &mut parts, Some(&mut control), flags) {
                     Ok(received) => received,
                     Err(nix::errno::Errno::EINTR) => continue,
                     // The peer died with frames of ours unread: it is as gone as one that closed.
@@ -144,12 +161,12 @@ impl Channel {
 
 impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.socket.as_fd()
     }
 }
 
 impl From<Channel> for OwnedFd {
     fn from(channel: Channel) -> Self {
-        channel.0
+        channel.socket
     }
 }

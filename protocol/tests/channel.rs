@@ -1,6 +1,6 @@
 //! The channel against a peer that does not keep to the rules.
 
-use protocol::{Channel, Error, FromDevice, Phase, Ready, ToDevice};
+use protocol::{Channel, Error, FromDevice, Phase, Ready, ToDevice, frame};
 use std::os::fd::{AsFd, OwnedFd};
 
 #[test]
@@ -11,6 +11,21 @@ fn messages_and_descriptors_arrive() {
     assert_eq!((message, fds.len()), (ToDevice::Query, 0));
     drop(launcher);
     assert!(device.receive::<ToDevice>(Phase::Serving).unwrap().is_none());
+}
+
+#[test]
+fn the_version_of_the_peer_is_known_from_its_first_frame_on() {
+    let (launcher, device) = Channel::pair().unwrap();
+    device.send(&FromDevice::Ready(Ready::default()), &[]).unwrap();
+    assert_eq!(launcher.peer_minor(), 0);
+    launcher.receive::<FromDevice>(Phase::HandOver).unwrap();
+    assert_eq!(launcher.peer_minor(), frame::MINOR);
+    // A newer one, which says something that is not known here.
+    let mut strange = frame::encode(0x04ff, &[], 0).unwrap();
+    strange[5] = frame::MINOR + 1;
+    nix::unistd::write(&device, &strange).unwrap();
+    assert!(launcher.receive::<FromDevice>(Phase::Serving).is_err());
+    assert_eq!(launcher.peer_minor(), frame::MINOR + 1);
 }
 
 #[test]

@@ -21,7 +21,7 @@ const KEEP_TO_BE_HAD: u16 = 3;
 pub enum ToDevice {
     /// What it serves. Descriptors: the vhost-user socket, the resource.
     Setup(DeviceSetup),
-    /// Answer with `Counters`.
+    /// Answer with `Counters`. Since minor version 3 a device that does not is ended as one that hangs.
     Query,
     /// End now.
     Stop,

@@ -12,6 +12,7 @@ use sandbox_policies::{Program, Requirement};
 use crate::error::Error;
 use crate::programs::Executable;
 use crate::supervise::log_relay::LogRelay;
+use crate::supervise::silence::Silence;
 
 /// A program that was spawned, until it is reaped.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub struct Process {
     pub ready: Option<Ready>,
     /// Whether it was given its device's keep.
     pub has_keep: bool,
+    /// Whether it owes an answer.
+    pub silence: Silence,
     /// The system call that its policy has refused, if it said so.
     pub refused: Option<Violation>,
     /// How it ended.
@@ -101,6 +104,7 @@ impl Process {
             log,
             ready: None,
             has_keep: false,
+            silence: Silence::default(),
             refused: None,
             ended: None,
             dismissed: None,

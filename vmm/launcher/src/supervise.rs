@@ -23,6 +23,7 @@ mod recovery;
 mod replace;
 mod second;
 mod signals;
+pub mod silence;
 mod system_call;
 mod verdict;
 
@@ -42,6 +43,7 @@ pub use journal::Journal;
 pub use recovery::Recovery;
 use signals::Asked;
 pub use signals::Signals;
+use silence::Looks;
 use verdict::Verdict;
 
 /// From the word to start until all are ready: a host with much to do and a large kernel have room in it.
@@ -76,8 +78,10 @@ pub struct Supervisor {
     state: State,
     deadline: Option<Instant>,
     verdict: Option<Verdict>,
-    /// Whether the core owes an answer to `Query`.
+    /// Whether the core owes an answer to `Query` of the user's.
     asked_counters: bool,
+    /// At whether devices answer.
+    looks: Looks,
 }
 
 /// How the machine ended: the code, and a line for a person.
@@ -116,6 +120,7 @@ impl Supervisor {
             deadline: after(START),
             verdict: None,
             asked_counters: false,
+            looks: Looks::default(),
         })
     }
 
@@ -127,6 +132,7 @@ impl Supervisor {
             let leaving =
                 self.processes.all.iter().filter(|process| process.ended.is_none() && self.recovers());
             let deadlines = deadlines.chain(leaving.filter_map(|process| process.dismissed));
+            let deadlines = deadlines.chain(self.looks.next().filter(|_| self.recovers()));
             let events = self.events.wait(deadlines.min())?;
             events.into_iter().for_each(|event| self.on_event(event));
             if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {

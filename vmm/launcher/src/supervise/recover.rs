@@ -25,7 +25,7 @@ impl Supervisor {
     }
 
     /// The device of process `index`, if the machine survives the end of that.
-    fn survivable(&self, index: usize) -> Option<usize> {
+    pub(super) fn survivable(&self, index: usize) -> Option<usize> {
         let of = |device: &Recovery| device.process == Some(index) && device.is_survivable();
         self.devices.iter().position(of).filter(|_| self.recovers())
     }
@@ -51,7 +51,7 @@ impl Supervisor {
         }
     }
 
-    fn end_process(&mut self, device: usize, index: usize, reason: Option<Reason>) {
+    pub(super) fn end_process(&mut self, device: usize, index: usize, reason: Option<Reason>) {
         if let (Some(device), Some(reason)) = (self.devices.get_mut(device), reason) {
             device.give_up_on_process(reason);
         }
@@ -198,6 +198,7 @@ impl Supervisor {
         }
         let now = Instant::now();
         self.end_the_late(now);
+        self.look_for_silence(now);
         self.ask_for_spares();
         let due: Vec<Due> = self.devices.iter_mut().filter_map(|device| device.due(now)).collect();
         for due in due {

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::machine::{Ended, Machine};
 
@@ -129,6 +130,28 @@ pub fn a_device_can_say_nothing_but_what_is_in_its_table() {
         assert_eq!(ended.code, Some(DEVICE), "{act}: {}", ended.log);
         assert!(ended.log.contains("blk0 broke the rules of its control channel"), "{act}: {}", ended.log);
     }
+}
+
+pub fn a_device_that_does_not_answer_is_ended_as_one_that_hangs_and_no_other() {
+    // The first stops, the second answers, the third is of a version that nobody asks.
+    let disk = "--device=blk,path=disk.raw,readonly=on";
+    let older = format!("{disk},serial=older");
+    let mut machine = Machine::with("obey", &[disk, disk, &older, "--events=events"]);
+    let report = machine.line("vmm: confined: ");
+    let (_, first) = report.split_once("device-blk blk0 (pid ").expect("its place in the report");
+    let first: String = first.chars().take_while(char::is_ascii_digit).collect();
+    kill(Pid::from_raw(first.parse().expect("a number")), Signal::SIGSTOP).expect("it lives");
+    machine.wait_for(
+        "vmm: device blk0 died: killed by SIGKILL (it has not answered on its control channel for 60 s); it is started again\n",
+    );
+    machine.wait_for("vmm: device blk0 serves again (pid ");
+    let events = std::fs::read_to_string(machine.folder().join("events")).expect("a file of events");
+    assert!(events.contains(r#""event":"death","device":"blk0","cause":"hang""#), "{events}");
+    machine.send(Signal::SIGTERM);
+    let ended = machine.end();
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    assert_eq!(ended.log.matches(" died: ").count(), 1, "{}", ended.log);
+    assert!(!ended.log.contains("blk2: asked"), "{}", ended.log);
 }
 
 /// What is said of whoever says that its policy refused this.

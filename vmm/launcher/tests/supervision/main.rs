@@ -20,7 +20,7 @@ use machine::Machine;
 use nix::sys::signal::Signal;
 
 /// Every test, by name.
-const TESTS: [(&str, fn()); 48] = [
+const TESTS: [(&str, fn()); 49] = [
     ("the_guests_own_ends_have_their_codes", the_guests_own_ends_have_their_codes),
     ("a_core_is_given_what_the_hand_over_lists", a_core_is_given_what_the_hand_over_lists),
     ("a_core_that_fails_is_heard_in_one_line", a_core_that_fails_is_heard_in_one_line),
@@ -57,6 +57,10 @@ const TESTS: [(&str, fn()); 48] = [
     (
         "a_device_can_say_nothing_but_what_is_in_its_table",
         devices::a_device_can_say_nothing_but_what_is_in_its_table,
+    ),
+    (
+        "a_device_that_does_not_answer_is_ended_as_one_that_hangs_and_no_other",
+        devices::a_device_that_does_not_answer_is_ended_as_one_that_hangs_and_no_other,
     ),
     (
         "who_says_that_its_policy_refused_a_call_is_ended_and_the_call_is_told",

@@ -14,11 +14,15 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use protocol::{
     Abandon, Channel, Counter, Counters, DeviceLost, DeviceOptions, Exit, Failure, FailureKind, FromCore,
-    FromDevice, Phase, Ready, Reconnect, Reconnected, Refused, Replace, ToCore, ToDevice, Violation, limits,
+    FromDevice, Message, Phase, Ready, Reconnect, Reconnected, Refused, Replace, ToCore, ToDevice, Violation,
+    frame, limits,
 };
 
 /// The programs for which this one stands in.
 pub const NAMES: [&str; 2] = ["vmm-core", "device-blk"];
+
+/// Where a frame has the sender's minor version.
+const MINOR_AT: usize = 5;
 
 /// connect(9, 0x1000, 110)
 const VIOLATION: Violation = Violation { call: 42, arguments: [9, 0x1000, 110, 0, 0, 0] };
@@ -86,16 +90,45 @@ fn device(control: &Channel) -> ExitCode {
             ready();
             control.send(&FromCore::Exited(Exit::PowerOff), &[]).expect("the launcher listens");
         }
+        "older" => return obey_as_an_older_one(control),
         "ignore-stop" => {
             ready();
             std::thread::sleep(Duration::MAX);
         }
         _ => ready(),
     }
+    obey(control)
+}
+
+/// Answers what it is asked, until it is told to stop.
+fn obey(control: &Channel) -> ExitCode {
     while let Some((message, _)) = control.receive::<ToDevice>(Phase::Serving).expect("a message") {
-        if message == ToDevice::Stop {
-            eprintln!("told to stop");
-            break;
+        match message {
+            ToDevice::Query => {
+                let counters = Counters { entries: Vec::new() };
+                control.send(&FromDevice::Counters(counters), &[]).expect("the launcher listens");
+            }
+            ToDevice::Stop => {
+                eprintln!("told to stop");
+                break;
+            }
+            _ => {}
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// A device of minor version 2, which has said so by its only frame and is not to be asked anything.
+fn obey_as_an_older_one(control: &Channel) -> ExitCode {
+    let message = FromDevice::Ready(Ready { landlock_abi: 0, lacking: Vec::new() });
+    let mut frame = frame::encode(message.kind(), &message.encode().expect("a body"), 0).expect("a frame");
+    *frame.get_mut(MINOR_AT).expect("a header") = 2;
+    nix::unistd::write(control, &frame).expect("the launcher listens");
+    while let Some((message, _)) = control.receive::<ToDevice>(Phase::Serving).expect("a message") {
+        match message {
+            ToDevice::Query => eprintln!("asked"),
+            ToDevice::Stop => break,
+            _ => {}
         }
     }
     ExitCode::SUCCESS
