@@ -3,6 +3,12 @@
 //! The guest is one package of N cores with one thread each; APIC ids are 0 to N-1. Every leaf that speaks
 //! of topology says so, or Linux reports firmware bugs. Left out is what would only be attack surface or
 //! false: nested virtualization, performance counters, MONITOR, memory encryption.
+//!
+//! Left out as well are asynchronous page faults, by which a guest lets a task sleep until the host has found a page. Where
+//! the word that the page is there gets lost, that task sleeps for ever, and with it whoever waits for what it holds; and
+//! the guest sets this up before its local APIC is on where no firmware has turned that on, as here, which KVM took ill for
+//! long. A page of ours is either there or soon will be: memory is the core's own or shared with devices, which
+//! touch pages that the core has not mapped yet, so that this would be the common case and not the rare one.
 
 use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
@@ -13,6 +19,8 @@ const MONITOR: u32 = 5;
 const PERFORMANCE: u32 = 0xA;
 const TOPOLOGY: u32 = 0xB;
 const TOPOLOGY_V2: u32 = 0x1F;
+/// KVM_CPUID_FEATURES (the kernel's Documentation/virt/kvm/x86/cpuid.rst).
+const KVM_FEATURES: u32 = 0x4000_0001;
 const AMD_FEATURES: u32 = 0x8000_0001;
 const AMD_SIZES: u32 = 0x8000_0008;
 const AMD_SVM: u32 = 0x8000_000A;
@@ -30,6 +38,8 @@ const TSC_DEADLINE: u32 = 1 << 24;
 const HYPERVISOR: u32 = 1 << 31;
 /// FEATURES, EDX.
 const HTT: u32 = 1 << 28;
+/// KVM_FEATURES, EAX: KVM_FEATURE_ASYNC_PF, _ASYNC_PF_VMEXIT and _ASYNC_PF_INT.
+const ASYNC_PF: u32 = 1 << 4 | 1 << 10 | 1 << 14;
 /// AMD_FEATURES, ECX.
 const CMP_LEGACY: u32 = 1 << 1;
 const SVM: u32 = 1 << 2;
@@ -106,6 +116,7 @@ fn patch(entry: &mut kvm_cpuid_entry2, topology: &Topology) {
         AMD_CACHES if entry.eax & 0x1F != 0 => {
             entry.eax = entry.eax & 0x3FFF | sharing(entry.eax, topology) << 14;
         }
+        KVM_FEATURES => entry.eax &= !ASYNC_PF,
         AMD_FEATURES => {
             entry.ecx &= !(SVM | PERFORMANCE_CORE);
             entry.ecx = with(entry.ecx, CMP_LEGACY, topology.amd && topology.cpus > 1);

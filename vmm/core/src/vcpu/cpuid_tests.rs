@@ -24,6 +24,7 @@ fn host(name: &[u8; 12]) -> Vec<kvm_cpuid_entry2> {
         entry(TOPOLOGY, 0, [1, 2, 0x100, 77]),
         entry(TOPOLOGY, 1, [7, 128, 0x201, 77]),
         entry(TOPOLOGY_V2, 0, [1, 2, 0x100, 77]),
+        entry(KVM_FEATURES, 0, [0x0100_7EFB, 0, 0, 0]),
         entry(AMD_FEATURES, 0, [0, 0, SVM | PERFORMANCE_CORE | 1, 0]),
         entry(AMD_SIZES, 0, [0x3030, 0, 0x707F, 0]),
         entry(AMD_SVM, 0, [1, 8, 0, 0xFF]),
@@ -92,6 +93,7 @@ fn what_a_guest_shall_not_have_is_hidden() {
         assert_eq!(features, 1 | TSC_DEADLINE | HYPERVISOR);
         assert_eq!(leaf(&entries, PERFORMANCE, 0), [0; 4]);
         assert_eq!(leaf(&entries, AMD_SVM, 0), [0; 4]);
+        assert_eq!(leaf(&entries, KVM_FEATURES, 0)[0], 0x0100_3AEB, "all but asynchronous page faults");
         assert_eq!(leaf(&entries, AMD_FEATURES, 0)[2] & (SVM | PERFORMANCE_CORE), 0);
     }
 }
