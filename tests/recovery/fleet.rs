@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use system_tests::{Machine, Result, Running, children, within};
 
+use crate::autopsy;
 use crate::causes::Cause;
 use crate::image::{Image, WRITERS};
 use crate::regions::Regions;
@@ -115,7 +116,8 @@ impl Fleet {
     }
 
     /// Shows all that is known, for somebody who must find out what happened.
-    fn show(&self) {
+    fn show(&mut self) {
+        autopsy::of(self);
         for Device { name, pid, deaths, serves_now, then, pieces_then, .. } in &self.devices {
             println!(
                 "{name}: pid={pid} serves_now={serves_now} then={then:?} pieces_then={pieces_then} {deaths:?}"
@@ -176,14 +178,13 @@ impl Fleet {
     }
 
     /// Asserts that the devices that nobody touched are served by whom they were served.
-    pub fn check_untouched(&self) {
+    pub fn check_untouched(&mut self) {
         let alive = children(self.running.pid());
-        for device in self.devices.iter().filter(|device| !device.dies) {
-            let untouched = alive.iter().any(|process| process.pid == device.pid);
-            if !untouched {
-                self.show();
-            }
-            assert!(untouched, "{} was left alone", device.name);
+        let is_alive = |device: &Device| alive.iter().any(|process| process.pid == device.pid);
+        let touched = self.devices.iter().find(|device| !device.dies && !is_alive(device));
+        if let Some(name) = touched.map(|device| device.name.clone()) {
+            self.show();
+            panic!("{name} was left alone");
         }
     }
 }

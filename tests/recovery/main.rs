@@ -11,6 +11,8 @@
 )]
 
 #[cfg(test)]
+mod autopsy;
+#[cfg(test)]
 mod causes;
 #[cfg(test)]
 mod fio;
