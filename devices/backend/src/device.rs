@@ -1,5 +1,6 @@
-//! What a device is to this library: feature bits, configuration bytes, queues, state, and somebody who handles one
-//! descriptor chain. Nothing here knows about vhost-user or rings.
+//! What a device is to this library: feature bits, configuration bytes, queues, state, and who serves each queue:
+//! somebody who handles the requests that the driver makes, or somebody who fills the buffers that it offers. Nothing
+//! here knows about vhost-user or rings.
 //!
 //! # What outlives a process
 //!
@@ -15,9 +16,10 @@
 //! Under a launcher that has no place for it, and in a program that was started by hand, a device's state ends with its
 //! process. A front end notices by the configuration, which is another than before.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use crate::{Kept, Reader, Writer};
+use crate::{Kept, Reader, Room, Writer};
 
 /// A virtio device. One object for all its queues.
 pub trait Device: Send + Sync + 'static {
@@ -57,13 +59,21 @@ pub trait Device: Send + Sync + 'static {
         false
     }
 
-    /// Makes the handler of one queue. Called once per queue, before the serving filter: allocate here.
-    fn handler(self: &Arc<Self>, queue: u16) -> Box<dyn Handler>
+    /// Makes who serves one queue. Called once per queue, before the serving filter: allocate here.
+    fn service(self: &Arc<Self>, queue: u16) -> Service
     where
         Self: Sized;
 }
 
-/// Serves one queue, on a thread of its own.
+/// Who serves a queue, by which side speaks first.
+pub enum Service {
+    /// The driver: each chain is a request.
+    Requests(Box<dyn Handler>),
+    /// The host: a chain is a buffer that waits for something to arrive.
+    Arrivals(Box<dyn Receiver>),
+}
+
+/// Serves a queue of requests, on a thread of its own.
 pub trait Handler: Send {
     /// Handles one request to its end. `features` are those that the driver accepted.
     ///
@@ -87,4 +97,45 @@ pub trait Handler: Send {
     /// # Errors
     /// Only when there is no answer to give.
     fn refuse(&mut self, writer: Writer<'_, '_>) -> Result<u32, &'static str>;
+
+    /// Whether a request that a process had begun when it ended may be done again. Where it may not (a packet must not
+    /// be sent twice) its successor refuses it: nobody knows whether it was done.
+    fn repeats(&self) -> bool {
+        true
+    }
+}
+
+/// Fills a queue of buffers, on a thread of its own.
+pub trait Receiver: Send {
+    /// What can be read from when something has arrived; the same for the life of the process.
+    fn source(&self) -> BorrowedFd<'_>;
+
+    /// The room that there must be before anything is received, by the features that the driver accepted.
+    fn needs(&self, features: u64) -> Needs;
+
+    /// Receives one arrival, if there is one. Never waits.
+    ///
+    /// # Errors
+    /// When nothing can arrive any more. The ring is then broken and stops.
+    fn receive(&mut self, features: u64, room: &Room<'_, '_>) -> Result<Arrival, &'static str>;
+}
+
+/// The room for one arrival.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Needs {
+    /// The most bytes that one may have.
+    pub bytes: usize,
+    /// Whether it may lie in several chains, one after the other. If not it has one, whatever that one's size.
+    pub spread: bool,
+}
+
+/// What came of looking for an arrival.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// There is none: the source is to be waited for.
+    None,
+    /// One was taken from the source and is not for the driver: the room is as before.
+    Dropped,
+    /// One of so many bytes lies at the start of the room, without a gap.
+    Received(usize),
 }

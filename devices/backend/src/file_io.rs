@@ -2,7 +2,8 @@
 //!
 //! One system call for each direction, preadv2 and pwritev2, serves disks and event descriptors alike (offset
 //! -1 reads where the file stands), which keeps the serving filter short; and pwritev2 can make a write durable
-//! by itself (RWF_DSYNC).
+//! by itself (RWF_DSYNC). A packet is one call and no more, with what the device has of it in front of what lies in
+//! guest memory.
 #![expect(unsafe_code, reason = "vectored I/O on guest memory, of which no Rust reference may exist")]
 
 use std::os::fd::{AsFd, AsRawFd};
@@ -17,6 +18,11 @@ use crate::{Reader, Writer};
 /// Pieces per system call. A longer chain takes another call; the kernel's limit is 1024.
 const BATCH: usize = 128;
 
+/// Pieces of guest memory of one packet. A driver makes at most some twenty.
+pub(crate) const PIECES: usize = 254;
+/// With what comes in front and behind.
+const PACKET: usize = PIECES + 2;
+
 /// When a write counts as done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
@@ -27,6 +33,23 @@ pub enum Durability {
 }
 
 impl Writer<'_, '_> {
+    /// Reads one packet from `file`, where it stands: its first bytes into `front`, the rest here. Returns its bytes, or
+    /// more than there is room for if it is longer: it is lost then, and what is here is a part of it. The writer does not
+    /// move.
+    ///
+    /// # Errors
+    /// What preadv2 says: EAGAIN if there is no packet.
+    pub fn read_packet(&self, file: &impl AsFd, front: &mut [u8]) -> Result<usize, Errno> {
+        let mut beyond = 0u8;
+        let front = iovec { iov_base: front.as_mut_ptr().cast(), iov_len: front.len() };
+        let behind = iovec { iov_base: (&raw mut beyond).cast(), iov_len: 1 };
+        packet(&self.0, front, Some(behind), |vectors, count| {
+            // SAFETY: `packet` passes `count` vectors: live pieces of guest memory, where the guest may write at any
+            // time as well, between `front` and `beyond`, which are borrowed here for the time of the call.
+            unsafe { preadv2(file.as_fd().as_raw_fd(), vectors, count, -1, 0) }
+        })
+    }
+
     /// Reads from `file` at `offset` until this writer is full or the file ends, and returns the bytes read.
     /// The writer has moved past what was read, also after an error.
     ///
@@ -42,6 +65,21 @@ impl Writer<'_, '_> {
 }
 
 impl Reader<'_, '_> {
+    /// Writes `front` and all that is left as one packet to `file`, where it stands. The reader does not move.
+    ///
+    /// # Errors
+    /// What pwritev2 says; EMSGSIZE for a packet in too many pieces, of which nothing is written.
+    pub fn write_packet(&self, file: &impl AsFd, front: &[u8]) -> Result<usize, Errno> {
+        if self.0.pieces().nth(PIECES).is_some() {
+            return Err(Errno::EMSGSIZE);
+        }
+        let front = iovec { iov_base: front.as_ptr().cast_mut().cast(), iov_len: front.len() };
+        packet(&self.0, front, None, |vectors, count| {
+            // SAFETY: `packet` passes `count` vectors, `front` and live pieces of guest memory, all only read here.
+            unsafe { pwritev2(file.as_fd().as_raw_fd(), vectors, count, -1, 0) }
+        })
+    }
+
     /// Writes all that is left to `file` at `offset` and returns the bytes written. The reader has moved past
     /// what was written, also after an error.
     ///
@@ -59,6 +97,27 @@ impl Reader<'_, '_> {
             unsafe { pwritev2(file.as_fd().as_raw_fd(), vectors, count, at, flags) }
         })
     }
+}
+
+/// One system call on `front`, the first [`PIECES`] of `cursor` and `behind`.
+fn packet(
+    cursor: &Cursor<'_, '_>,
+    front: iovec,
+    behind: Option<iovec>,
+    call: impl FnOnce(*const iovec, c_int) -> isize,
+) -> Result<usize, Errno> {
+    let mut vectors = [iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; PACKET];
+    let pieces = cursor
+        .pieces()
+        .take(PIECES)
+        .map(|piece| iovec { iov_base: piece.ptr_guard_mut().as_ptr().cast(), iov_len: piece.len() });
+    let mut count: c_int = 0;
+    for (vector, part) in vectors.iter_mut().zip(std::iter::once(front).chain(pieces).chain(behind)) {
+        *vector = part;
+        count = count.saturating_add(1);
+    }
+    // Not tried again after EINTR: nobody here waits, so nothing is interrupted.
+    usize::try_from(call(vectors.as_ptr(), count)).map_err(|_| Errno::last())
 }
 
 fn transfer(
@@ -157,5 +216,36 @@ mod tests {
             assert_eq!(read_at(&file, &mut back, 4090).unwrap(), 10);
             assert_eq!(&back, b"0123456789");
         }
+    }
+
+    #[test]
+    fn a_packet_is_whole_or_too_long() {
+        use std::os::unix::net::UnixDatagram;
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut room = [0xEEu8; 8];
+        let (mut front, mut out) = ([0; 4], *b"payload");
+        let pieces = [VolatileSlice::from(&mut out[..3]), VolatileSlice::from(&mut [][..])];
+        assert_eq!(Reader::new(&pieces[..1]).write_packet(&theirs, b"head").unwrap(), 7);
+        let slices = [VolatileSlice::from(&mut room[..])];
+        let writer = Writer::new(&slices);
+        assert_eq!(writer.read_packet(&ours, &mut front).unwrap(), 7);
+        assert_eq!(writer.read_packet(&ours, &mut front), Err(Errno::EAGAIN));
+        theirs.send(&[7; 12]).unwrap();
+        assert_eq!(writer.read_packet(&ours, &mut front).unwrap(), 12);
+        theirs.send(&[7; 20]).unwrap();
+        assert_eq!(writer.read_packet(&ours, &mut front).unwrap(), 13, "one more than there is room for");
+    }
+
+    #[test]
+    fn a_packet_in_too_many_pieces_is_refused_whole() {
+        use std::os::unix::net::UnixDatagram;
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut out = [5u8; PIECES + 1];
+        let pieces: Vec<_> = out.chunks_mut(1).map(VolatileSlice::from).collect();
+        assert_eq!(Reader::new(&pieces).write_packet(&theirs, b"h"), Err(Errno::EMSGSIZE));
+        assert_eq!(Reader::new(&pieces[1..]).write_packet(&theirs, b"h").unwrap(), PIECES + 1);
+        assert_eq!(ours.recv(&mut [0; 1024]).unwrap(), PIECES + 1);
     }
 }

@@ -39,6 +39,21 @@
 //!
 //! A back end that knows nothing of this writes the first byte and keeps the others, which then say what they said
 //! when the head was last in flight under us: zero, for `given_back` clears the whole word.
+//!
+//! # What must not be done twice
+//!
+//! To send a packet again is worse than to lose it, which a network may do. Of a ring of [`Kept::RequestsOnce`] a marked
+//! request is not repeated, whatever ended the process: at recovery its count becomes [`BEGUN`] by the store that
+//! clears the mark, which no other request's count reaches as it is refused long before, and which stays until
+//! it is given back, through any number of deaths. The mark is set before the first look at the request, so one without it was not done.
+//!
+//! # Buffers that wait
+//!
+//! A ring of [`Kept::Nothing`] takes buffers, not requests: one that was taken and not given back is as good as one that
+//! was not taken, for the driver was told of nothing and expects nothing in it. Such a ring gives buffers back in the
+//! order of the available ring, so that those not given back are the ones from the used index on: all that a successor
+//! has to know is in guest memory. Nothing is noted, which would cost two stores and more for each packet, and nobody is
+//! blamed: what ends a process that receives may be the packet as well as the buffer, and no answer says "refused".
 
 mod area;
 #[cfg(test)]
@@ -99,6 +114,20 @@ impl Taken {
     }
 }
 
+/// The count of a request that was begun and is not to be repeated.
+pub(crate) const BEGUN: u8 = u8::MAX;
+
+/// What a ring has in its part of the area.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// Requests, to be done again after a death.
+    Requests,
+    /// Requests, of which none may be begun twice.
+    RequestsOnce,
+    /// Nothing: it takes buffers.
+    Nothing,
+}
+
 /// The first word of a descriptor state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Flags {
@@ -123,12 +152,13 @@ pub(crate) struct InflightRing<W> {
     words: W,
     index: u16,
     queue_size: u16,
+    kept: Kept,
     counter: u64,
 }
 
 impl<W: Words> InflightRing<W> {
-    fn new(words: W, index: u16, queue_size: u16) -> Self {
-        Self { words, index, queue_size, counter: 0 }
+    fn new(words: W, index: u16, queue_size: u16, kept: Kept) -> Self {
+        Self { words, index, queue_size, kept, counter: 0 }
     }
 
     /// What a predecessor left: the requests to do again, in the order in which they were taken. `used_idx` is the
@@ -159,7 +189,15 @@ impl<W: Words> InflightRing<W> {
             if !flags.inflight {
                 continue;
             }
-            let ended = flags.ended.saturating_add(u8::from(flags.handled && blamed));
+            if self.kept == Kept::Nothing {
+                return Err(self.inconsistent(
+                    "a ring of buffers has one in flight: its predecessor was of another kind",
+                ));
+            }
+            let ended = match (flags.handled, self.kept) {
+                (true, Kept::RequestsOnce) => BEGUN,
+                (handled, _) => flags.ended.saturating_add(u8::from(handled && blamed)),
+            };
             if flags.handled {
                 self.set_flags(head, Flags { handled: false, ended, ..flags })?;
             }
@@ -248,7 +286,7 @@ mod tests {
 
     /// What a successor of `blamed` or other cause finds in ring `index` of `area`.
     fn found(area: &InflightArea, index: u16, used_idx: u16, blamed: bool) -> Vec<Taken> {
-        area.ring(index, 8).unwrap().recover(used_idx, blamed).unwrap()
+        area.ring(index, 8, Kept::Requests).unwrap().recover(used_idx, blamed).unwrap()
     }
 
     /// The process dies once the used index has moved.
@@ -257,7 +295,7 @@ mod tests {
     #[test]
     fn what_was_taken_and_not_given_back_is_found_in_order() {
         let area = area(2, 8);
-        let mut ring = area.ring(1, 8).unwrap();
+        let mut ring = area.ring(1, 8, Kept::Requests).unwrap();
         assert!(ring.recover(0, false).unwrap().is_empty());
         for head in [5, 2, 7] {
             ring.taken(head).unwrap();
@@ -270,7 +308,7 @@ mod tests {
     #[test]
     fn a_death_between_used_index_and_note_does_nothing_twice() {
         let area = area(1, 8);
-        let mut ring = area.ring(0, 8).unwrap();
+        let mut ring = area.ring(0, 8, Kept::Requests).unwrap();
         ring.recover(0, false).unwrap();
         ring.taken(3).unwrap();
         ring.taken(4).unwrap();
@@ -278,7 +316,7 @@ mod tests {
         ring.give_back(3, || Err(DIED)).unwrap_err();
         assert_eq!(heads(&found(&area, 0, 1, false)), [4]);
         // Died before the used index moved: it is done again.
-        let mut ring = area.ring(0, 8).unwrap();
+        let mut ring = area.ring(0, 8, Kept::Requests).unwrap();
         ring.recover(1, false).unwrap();
         ring.give_back(4, || Err(DIED)).unwrap_err();
         assert_eq!(heads(&found(&area, 0, 1, false)), [4]);
@@ -287,13 +325,13 @@ mod tests {
     #[test]
     fn a_recovered_order_outlives_further_deaths() {
         let area = area(1, 8);
-        let mut ring = area.ring(0, 8).unwrap();
+        let mut ring = area.ring(0, 8, Kept::Requests).unwrap();
         ring.recover(0, false).unwrap();
         for head in [5, 2, 7] {
             ring.taken(head).unwrap();
         }
         // The successor takes one more, handles the first, and dies.
-        let mut ring = area.ring(0, 8).unwrap();
+        let mut ring = area.ring(0, 8, Kept::Requests).unwrap();
         let again = ring.recover(0, false).unwrap();
         ring.handling(again[0]).unwrap();
         ring.taken(0).unwrap();
@@ -303,7 +341,7 @@ mod tests {
     #[test]
     fn what_was_being_handled_is_blamed_once_for_each_process_that_it_ended() {
         let area = area(1, 8);
-        let mut ring = area.ring(0, 8).unwrap();
+        let mut ring = area.ring(0, 8, Kept::Requests).unwrap();
         ring.recover(0, true).unwrap();
         ring.taken(3).unwrap();
         ring.taken(6).unwrap();
@@ -314,11 +352,11 @@ mod tests {
         for blamed in [true, false, true] {
             assert_eq!(found(&area, 0, 0, blamed), guilty(1));
         }
-        let ring = area.ring(0, 8).unwrap();
+        let ring = area.ring(0, 8, Kept::Requests).unwrap();
         ring.handling(Taken { head: 3, ended: 1 }).unwrap();
         assert_eq!(found(&area, 0, 0, true), guilty(2));
         // Given back, the head carries nothing on to the next request.
-        let mut ring = area.ring(0, 8).unwrap();
+        let mut ring = area.ring(0, 8, Kept::Requests).unwrap();
         ring.recover(0, true).unwrap();
         ring.give_back(3, || Ok(1)).unwrap();
         ring.taken(3).unwrap();
@@ -328,7 +366,7 @@ mod tests {
     #[test]
     fn a_death_that_somebody_else_caused_is_nobodys_fault() {
         let area = area(1, 8);
-        let mut ring = area.ring(0, 8).unwrap();
+        let mut ring = area.ring(0, 8, Kept::Requests).unwrap();
         ring.recover(0, false).unwrap();
         ring.taken(3).unwrap();
         ring.handling(Taken::new(3)).unwrap();
@@ -337,18 +375,43 @@ mod tests {
     }
 
     #[test]
+    fn what_must_not_be_done_twice_is_not_through_any_number_of_deaths() {
+        let area = area(1, 8);
+        let once = || area.ring(0, 8, Kept::RequestsOnce).unwrap();
+        let mut ring = once();
+        ring.recover(0, false).unwrap();
+        ring.taken(3).unwrap();
+        ring.taken(6).unwrap();
+        ring.handling(Taken::new(3)).unwrap();
+        let begun = [Taken { head: 3, ended: BEGUN }, Taken::new(6)];
+        for blamed in [false, true, false] {
+            assert_eq!(once().recover(0, blamed).unwrap(), begun);
+        }
+        once().handling(begun[0]).unwrap();
+        assert_eq!(once().recover(0, false).unwrap(), begun);
+        let mut ring = once();
+        ring.recover(0, false).unwrap();
+        ring.give_back(3, || Ok(1)).unwrap();
+        ring.taken(3).unwrap();
+        assert_eq!(once().recover(1, false).unwrap(), [Taken::new(6), Taken::new(3)]);
+    }
+
+    #[test]
     fn a_head_beyond_the_ring_is_an_error() {
         let area = area(1, 8);
-        let mut ring = area.ring(0, 8).unwrap();
+        let mut ring = area.ring(0, 8, Kept::Requests).unwrap();
         ring.recover(0, false).unwrap();
         ring.store(header::LAST_BATCH_HEAD, 0xffffu16).unwrap();
-        assert!(matches!(area.ring(0, 8).unwrap().recover(1, true), Err(Error::Inflight { .. })));
+        assert!(matches!(
+            area.ring(0, 8, Kept::Requests).unwrap().recover(1, true),
+            Err(Error::Inflight { .. })
+        ));
     }
 
     #[test]
     fn a_state_full_of_lies_is_bounded() {
         let area = area(1, 8);
-        let mut ring = area.ring(0, 8).unwrap();
+        let mut ring = area.ring(0, 8, Kept::Requests).unwrap();
         ring.recover(0, false).unwrap();
         for head in 1..8 {
             let at = ring.state(head).unwrap();

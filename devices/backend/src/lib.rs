@@ -1,11 +1,11 @@
 //! The back end of every device program: take descriptors, confine, shake hands over vhost-user, map guest memory,
-//! serve split rings. It knows no device type; a device implements [`Device`] and [`Handler`] and its `main` is
-//! [`run`].
+//! serve split rings. It knows no device type; a device implements [`Device`], and [`Handler`] or [`Receiver`] for each
+//! queue, and its `main` is [`run`].
 //!
 //! Top to bottom: `program` decides which life this process has; `spawned` is the confined one and
 //! `stand_alone` the other. `connection` and `message` turn bytes into requests, `session` and
 //! `vring` obey them, `worker` and `ring` serve the queues, `chain` and `file_io` are what a device
-//! sees of a request. Of what outlives the process `inflight` notes the requests and `keep` the device's own state.
+//! sees of a request or of a buffer. Of what outlives the process `inflight` notes the requests and `keep` the device's own state.
 //!
 //! Of the rust-vmm crates this uses `vhost`'s message structures, `vm-memory`'s mappings and `virtio-queue`'s
 //! `Queue`. The module headers say which parts are not used and why.
@@ -34,8 +34,9 @@ mod vring;
 mod worker;
 
 pub use chain::{Reader, Writer};
-pub use device::{Device, Handler};
+pub use device::{Arrival, Device, Handler, Needs, Receiver, Service};
 pub use error::Error;
 pub use file_io::{Durability, read_at, write_at};
 pub use keep::Kept;
 pub use program::{Capabilities, DeviceProgram, run};
+pub use ring::Room;

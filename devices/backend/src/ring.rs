@@ -1,4 +1,5 @@
-//! A running split ring (virtio 1.2, §2.7): takes what the driver made available, has it handled, gives it back.
+//! A running split ring (virtio 1.2, §2.7): takes what the driver made available, has it handled, gives it back. This
+//! file serves rings of requests, `arrivals` those of buffers.
 //!
 //! Indices, used elements and notifications are `virtio-queue`'s. An error from its `iter` (an available index
 //! that jumped) or from [`collect`] means a broken ring: it stops, and says so once. What the crate lets pass
@@ -9,7 +10,10 @@
 //! fast one.
 //!
 //! Taking and giving back are noted in the in-flight area, in an order that `inflight` argues. A request that ended
-//! [`REFUSED_AFTER`] processes of this device is refused: a guest that found one keeps its device for all others.
+//! [`REFUSED_AFTER`] processes of this device is refused: a guest that found one keeps its device for all others. So is
+//! one that was begun and is not to be repeated.
+
+mod arrivals;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -21,9 +25,11 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::chain::{Pieces, Table, collect};
 use crate::counters::QueueCounters;
-use crate::inflight::{InflightRing, Part, Taken};
+use crate::inflight::{BEGUN, InflightRing, Part, Taken};
 use crate::memory::MemoryTable;
 use crate::{Error, Handler, Reader, Writer, fault_point, log};
+
+pub use arrivals::Room;
 
 /// Requests between two looks at whether the driver wants to be called.
 const CALL_EVERY: usize = 8;
@@ -52,8 +58,10 @@ pub(crate) struct Events {
 /// Whether there is more to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Progress {
-    /// Nothing is available, and the driver will kick.
+    /// Nothing is available, or too little for anything to arrive, and the driver will kick.
     Idle,
+    /// Nothing has arrived.
+    Waiting,
     /// Interrupted by `stop`.
     Interrupted,
 }
@@ -70,6 +78,8 @@ pub(crate) struct Ring {
     again: Vec<Taken>,
     /// By head: taken and not given back.
     taken: Vec<bool>,
+    /// Used elements that were written and are not the driver's yet.
+    unpublished: usize,
 }
 
 impl Ring {
@@ -102,7 +112,7 @@ impl Ring {
         queue.set_next_avail(resumed.map_or(base, |count| used.wrapping_add(count)));
         let again = again.unwrap_or_default();
         let taken = vec![false; layout.size.into()];
-        Ok(Self { index, events, features, memory, queue, inflight, again, taken })
+        Ok(Self { index, events, features, memory, queue, inflight, again, taken, unpublished: 0 })
     }
 
     /// Where a successor would continue.
@@ -206,10 +216,7 @@ impl Ring {
         if ended < REFUSED_AFTER {
             return handler.handle(self.features, reader, writer).map_err(broken);
         }
-        log::line(format_args!(
-            "queue {queue}: the request at head {head} was being handled when {ended} processes of this device \
-             ended: it is refused"
-        ));
+        log_refusal(queue, request);
         handler.refuse(writer).map_err(broken)
     }
 
@@ -234,16 +241,20 @@ impl Ring {
     }
 
     fn call(&mut self, memory: &GuestMemoryMmap, counters: &QueueCounters) -> Result<(), Error> {
-        if self.wants_call(memory).map_err(|e| self.broken(e))?
-            && let Some(call) = &self.events.call
-        {
+        if self.wants_call(memory).map_err(|e| self.broken(e))? {
+            self.call_driver(counters);
+        }
+        Ok(())
+    }
+
+    fn call_driver(&self, counters: &QueueCounters) {
+        if let Some(call) = &self.events.call {
             counters.calls.fetch_add(1, Relaxed);
             fault_point!(BeforeCall);
             // A full counter has not been read yet: the driver is being called already.
             let _ = nix::unistd::write(call.as_fd(), &1u64.to_ne_bytes());
             fault_point!(AfterCall);
         }
-        Ok(())
     }
 
     /// `needs_notification`, and VRING_AVAIL_F_NO_INTERRUPT, which it leaves out (§2.7.7).
@@ -251,17 +262,32 @@ impl Ring {
         if !self.queue.needs_notification(memory)? {
             return Ok(false);
         }
-        if self.queue.event_idx_enabled() {
-            return Ok(true);
-        }
+        Ok(self.queue.event_idx_enabled() || !self.calls_are_off(memory)?)
+    }
+
+    /// VRING_AVAIL_F_NO_INTERRUPT.
+    fn calls_are_off(&self, memory: &GuestMemoryMmap) -> Result<bool, virtio_queue::Error> {
         let flags: u16 = memory
             .load(GuestAddress(self.queue.avail_ring()), Acquire)
             .map_err(virtio_queue::Error::GuestMemory)?;
-        Ok(u16::from_le(flags) & VRING_AVAIL_F_NO_INTERRUPT == 0)
+        Ok(u16::from_le(flags) & VRING_AVAIL_F_NO_INTERRUPT != 0)
     }
 
     fn broken(&self, source: virtio_queue::Error) -> Error {
         Error::Queue { queue: self.index, source }
+    }
+}
+
+fn log_refusal(queue: u16, Taken { head, ended }: Taken) {
+    if ended == BEGUN {
+        log::line(format_args!(
+            "queue {queue}: the request at head {head} was begun by a process of this device that ended: it is not repeated"
+        ));
+    } else {
+        log::line(format_args!(
+            "queue {queue}: the request at head {head} was being handled when {ended} processes of this device \
+             ended: it is refused"
+        ));
     }
 }
 

@@ -100,7 +100,7 @@ fn prepare<P: DeviceProgram>(
     let inflight = InflightFile::create(device.queues(), MAX_QUEUE_SIZE)?;
     let confine = || sandbox_policies::stage_two(P::PROGRAM, Stage::Serve).map_err(Error::from);
     let workers = (0..device.queues())
-        .map(|queue| Worker::spawn(device.handler(queue), confine))
+        .map(|queue| Worker::spawn(device.service(queue), confine))
         .collect::<Result<Vec<_>, _>>()?;
     let state = DeviceState::new(Arc::clone(device) as Arc<dyn Device>, keep);
     Ok(Session::new(state, workers, inflight, unsealed, blamed))

@@ -174,7 +174,9 @@ impl Vring {
         }
         let memory = active.memory.as_ref().ok_or_else(|| order("a running ring", "SET_MEM_TABLE"))?;
         let layout = self.layout(memory)?;
-        let inflight = active.inflight.as_ref().map(|area| area.ring(self.index, self.size)).transpose()?;
+        let kept = self.worker.kept();
+        let inflight =
+            active.inflight.as_ref().map(|area| area.ring(self.index, self.size, kept)).transpose()?;
         let features = (active.features, active.features & VIRTIO_F_EVENT_IDX != 0);
         let events = self.events.clone();
         let inflight = (inflight, self.blamed);

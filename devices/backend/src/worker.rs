@@ -1,11 +1,14 @@
 //! One thread per queue, for the life of the process: it serves the ring that it was given, or waits for one.
 //!
+//! It waits for one thing beside orders: the driver's kick, or, where there is room for it, an arrival. What could not be
+//! used is not waited for, so that it does not wake the thread again and again.
+//!
 //! Threads are started before the serving filter, which has no clone. The control thread changes nothing
 //! in a ring that runs: it stops the worker, which hands the ring back drained (no request taken and not given
 //! back), and starts it with another. That is how GET_VRING_BASE, a new kick descriptor and a new memory table all
 //! work, and why no lock is held while requests are served.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -16,8 +19,9 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::counters::QueueCounters;
 use crate::file_io::take_event;
+use crate::inflight::Kept;
 use crate::ring::{Progress, Ring};
-use crate::{Error, Handler, log};
+use crate::{Error, Service, log};
 
 /// What the two threads tell each other. One at a time: the control thread waits for each answer.
 enum Slot {
@@ -50,12 +54,15 @@ impl Shared {
 }
 
 /// The control thread's end.
-pub(crate) struct Worker(Arc<Shared>);
+pub(crate) struct Worker {
+    shared: Arc<Shared>,
+    kept: Kept,
+}
 
 impl Worker {
     /// Starts the thread. It calls `confine` first, and serves only when that succeeds.
     pub(crate) fn spawn(
-        handler: Box<dyn Handler>,
+        service: Service,
         confine: impl FnOnce() -> Result<(), Error> + Send + 'static,
     ) -> Result<Self, Error> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
@@ -67,65 +74,82 @@ impl Worker {
             wake,
             counters: QueueCounters::default(),
         });
+        let kept = match &service {
+            Service::Requests(handler) if handler.repeats() => Kept::Requests,
+            Service::Requests(_) => Kept::RequestsOnce,
+            Service::Arrivals(_) => Kept::Nothing,
+        };
         let theirs = Arc::clone(&shared);
         let body = move || {
             theirs.put(Slot::Confined(confine()));
-            run(&theirs, handler);
+            run(&theirs, service);
         };
         std::thread::Builder::new().spawn(body).map_err(|error| Error::System {
             action: "start a queue's thread",
             errno: Errno::from_raw(error.raw_os_error().unwrap_or(0)),
         })?;
-        Ok(Self(shared))
+        Ok(Self { shared, kept })
+    }
+
+    /// What its rings keep in the in-flight area.
+    pub(crate) fn kept(&self) -> Kept {
+        self.kept
     }
 
     /// Waits until the thread is confined.
     pub(crate) fn confined(&self) -> Result<(), Error> {
-        let mut slot = self.0.lock();
+        let mut slot = self.shared.lock();
         loop {
             match std::mem::replace(&mut *slot, Slot::Empty) {
                 Slot::Confined(result) => return result,
                 other => *slot = other,
             }
-            slot = self.0.changed.wait(slot).unwrap_or_else(PoisonError::into_inner);
+            slot = self.shared.changed.wait(slot).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
     /// Serves `ring` from now on. The worker must have been stopped.
     pub(crate) fn start(&self, ring: Ring) {
         self.order(Slot::Start(Box::new(ring)));
-        let mut slot = self.0.lock();
+        let mut slot = self.shared.lock();
         while matches!(*slot, Slot::Start(_)) {
-            slot = self.0.changed.wait(slot).unwrap_or_else(PoisonError::into_inner);
+            slot = self.shared.changed.wait(slot).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
     /// Stops serving and returns the ring, with nothing in flight unless it is broken.
     pub(crate) fn stop(&self) -> Option<Box<Ring>> {
         self.order(Slot::Stop);
-        let mut slot = self.0.lock();
+        let mut slot = self.shared.lock();
         loop {
             match std::mem::replace(&mut *slot, Slot::Empty) {
                 Slot::Stopped(ring) => return ring,
                 other => *slot = other,
             }
-            slot = self.0.changed.wait(slot).unwrap_or_else(PoisonError::into_inner);
+            slot = self.shared.changed.wait(slot).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
     pub(crate) fn counters(&self) -> &QueueCounters {
-        &self.0.counters
+        &self.shared.counters
     }
 
     fn order(&self, slot: Slot) {
-        self.0.put(slot);
-        self.0.ordered.store(true, Release);
-        let _ = self.0.wake.write(1);
+        self.shared.put(slot);
+        self.shared.ordered.store(true, Release);
+        let _ = self.shared.wake.write(1);
     }
 }
 
+/// What a thread waits for beside orders.
+enum Awaited<'a> {
+    Nothing,
+    Kick(BorrowedFd<'a>),
+    Arrival(BorrowedFd<'a>),
+}
+
 /// The thread's life.
-fn run(shared: &Shared, mut handler: Box<dyn Handler>) {
+fn run(shared: &Shared, mut service: Service) {
     let mut current: Option<Box<Ring>> = None;
     let mut broken = false;
     loop {
@@ -133,10 +157,11 @@ fn run(shared: &Shared, mut handler: Box<dyn Handler>) {
             take_event(&shared.wake);
             obey(shared, &mut current, &mut broken);
         }
+        let mut progress = Progress::Idle;
         if let Some(ring) = current.as_deref_mut().filter(|_| !broken) {
-            match ring.serve(handler.as_mut(), &shared.counters, &shared.ordered) {
+            match serve(ring, &mut service, shared) {
                 Ok(Progress::Interrupted) => continue,
-                Ok(Progress::Idle) => {}
+                Ok(made) => progress = made,
                 Err(error) => {
                     log::line(&error);
                     ring.report_broken();
@@ -144,8 +169,20 @@ fn run(shared: &Shared, mut handler: Box<dyn Handler>) {
                 }
             }
         }
-        let kick = current.as_deref().filter(|_| !broken).and_then(|ring| ring.events.kick.clone());
-        broken |= !wait(shared, kick.as_deref());
+        let ring = current.as_deref().filter(|_| !broken);
+        let awaited = match (ring.and_then(|ring| ring.events.kick.as_ref()), &service, progress) {
+            (None, ..) => Awaited::Nothing,
+            (Some(_), Service::Arrivals(receiver), Progress::Waiting) => Awaited::Arrival(receiver.source()),
+            (Some(kick), ..) => Awaited::Kick(kick.as_fd()),
+        };
+        broken |= !wait(shared, &awaited);
+    }
+}
+
+fn serve(ring: &mut Ring, service: &mut Service, shared: &Shared) -> Result<Progress, Error> {
+    match service {
+        Service::Requests(handler) => ring.serve(handler.as_mut(), &shared.counters, &shared.ordered),
+        Service::Arrivals(receiver) => ring.receive(receiver.as_mut(), &shared.counters, &shared.ordered),
     }
 }
 
@@ -163,24 +200,28 @@ fn obey(shared: &Shared, current: &mut Option<Box<Ring>>, broken: &mut bool) {
     shared.changed.notify_all();
 }
 
-/// Waits for an order or a kick. Returns false when the kick descriptor cannot be waited for.
-fn wait(shared: &Shared, kick: Option<&OwnedFd>) -> bool {
+/// Waits for an order or what else is awaited. Returns false when that cannot be waited for.
+fn wait(shared: &Shared, awaited: &Awaited<'_>) -> bool {
     let wake = PollFd::new(shared.wake.as_fd(), PollFlags::POLLIN);
-    let Some(kick) = kick else {
+    let (Awaited::Kick(other) | Awaited::Arrival(other)) = *awaited else {
         let _ = ppoll(&mut [wake], None, None);
         return true;
     };
-    let mut fds = [wake, PollFd::new(kick.as_fd(), PollFlags::POLLIN)];
+    let mut fds = [wake, PollFd::new(other, PollFlags::POLLIN)];
     if ppoll(&mut fds, None, None).is_err() {
         return true;
     }
-    let [_, kicked] = fds.map(|fd| fd.revents().unwrap_or(PollFlags::POLLERR));
-    if kicked.contains(PollFlags::POLLIN) {
-        shared.counters.kicks.fetch_add(1, Relaxed);
-        take_event(kick);
-    } else if !kicked.is_empty() {
-        log::line("a kick descriptor cannot be waited for: its ring stops");
-        return false;
+    let [_, happened] = fds.map(|fd| fd.revents().unwrap_or(PollFlags::POLLERR));
+    if happened.contains(PollFlags::POLLIN) {
+        if let Awaited::Kick(kick) = awaited {
+            shared.counters.kicks.fetch_add(1, Relaxed);
+            take_event(kick);
+        }
+        return true;
     }
-    true
+    if !happened.is_empty() {
+        let what = if let Awaited::Kick(_) = awaited { "a kick descriptor" } else { "a source of arrivals" };
+        log::line(format_args!("{what} cannot be waited for: its ring stops"));
+    }
+    happened.is_empty()
 }

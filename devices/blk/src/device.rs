@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{AcqRel, Acquire};
 
-use device_backend::{Device, Durability, Error, Handler, Kept, Reader, Writer, fault_point};
+use device_backend::{Device, Durability, Error, Handler, Kept, Reader, Service, Writer, fault_point};
 use nix::errno::Errno;
 use protocol::BlkOptions;
 
@@ -149,8 +149,8 @@ impl Device for Blk {
         known.is_some()
     }
 
-    fn handler(self: &Arc<Self>, _queue: u16) -> Box<dyn Handler> {
-        Box::new(BlkQueue { blk: Arc::clone(self), buffer: AlignedBuffer::new() })
+    fn service(self: &Arc<Self>, _queue: u16) -> Service {
+        Service::Requests(Box::new(BlkQueue { blk: Arc::clone(self), buffer: AlignedBuffer::new() }))
     }
 }
 

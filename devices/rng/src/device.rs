@@ -8,7 +8,7 @@ use std::fs::{File, FileType};
 use std::os::unix::fs::FileTypeExt;
 use std::sync::Arc;
 
-use device_backend::{Device, Error, Handler, Reader, Writer, read_at};
+use device_backend::{Device, Error, Handler, Reader, Service, Writer, read_at};
 
 /// Most bytes for one request. The device may use less than the whole buffer (§5.4.6.1), and the driver asks again.
 ///
@@ -64,8 +64,8 @@ impl Device for Rng {
         1
     }
 
-    fn handler(self: &Arc<Self>, _queue: u16) -> Box<dyn Handler> {
-        Box::new(RequestQueue(Arc::clone(self)))
+    fn service(self: &Arc<Self>, _queue: u16) -> Service {
+        Service::Requests(Box::new(RequestQueue(Arc::clone(self))))
     }
 }
 
@@ -119,7 +119,7 @@ mod tests {
     fn request(rng: Rng, buffer: &mut [u8], first: usize) -> Result<u32, &'static str> {
         let (left, right) = buffer.split_at_mut(first);
         let slices = [VolatileSlice::from(left), VolatileSlice::from(right)];
-        let mut handler = Arc::new(rng).handler(0);
+        let mut handler = RequestQueue(Arc::new(rng));
         handler.handle(0, Reader::new(&[]), Writer::new(&slices))
     }
 
@@ -160,13 +160,13 @@ mod tests {
     fn a_refused_request_gets_one_byte_for_a_driver_with_none_waits_for_ever() {
         let mut buffer = [0xff; 8];
         let slices = [VolatileSlice::from(&mut buffer[..])];
-        let mut handler = Arc::new(rng("/dev/urandom").unwrap()).handler(0);
+        let mut handler = RequestQueue(Arc::new(rng("/dev/urandom").unwrap()));
         assert_eq!(handler.refuse(Writer::new(&slices)), Ok(1));
         assert_eq!(buffer[1..], [0xff; 7]);
         assert!(handler.refuse(Writer::new(&[])).is_err());
         let mut other = [0xff; 8];
         let slices = [VolatileSlice::from(&mut other[..])];
-        let mut ended = Arc::new(Rng { source: File::open("/dev/null").unwrap() }).handler(0);
+        let mut ended = RequestQueue(Arc::new(Rng { source: File::open("/dev/null").unwrap() }));
         assert!(ended.refuse(Writer::new(&slices)).is_err());
     }
 

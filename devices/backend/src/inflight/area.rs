@@ -14,7 +14,7 @@ use nix::unistd::ftruncate;
 use vhost::vhost_user::message::VhostUserInflight;
 use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory};
 
-use super::{HEADER, InflightRing, STATE, Word, Words};
+use super::{HEADER, InflightRing, Kept, STATE, Word, Words};
 use crate::Error;
 use crate::memory::{Unsealed, check_file};
 
@@ -54,14 +54,14 @@ impl InflightArea {
         Ok(Self { mapping: Arc::new(mapping), queues: num_queues, queue_size })
     }
 
-    /// The part of ring `index`, if the area has one for a ring of `queue_size`.
-    pub(crate) fn ring(&self, index: u16, queue_size: u16) -> Result<InflightRing<Part>, Error> {
+    /// The part of ring `index`, if the area has one for a ring of `queue_size`. `kept`: what that ring keeps there.
+    pub(crate) fn ring(&self, index: u16, queue_size: u16, kept: Kept) -> Result<InflightRing<Part>, Error> {
         if index >= self.queues || queue_size > self.queue_size {
             return Err(Error::Inflight { index, what: "it was made for fewer or shorter rings" });
         }
         let offset = ring_size(self.queue_size).saturating_mul(index.into());
         let part = Part { mapping: Arc::clone(&self.mapping), offset, size: ring_size(queue_size) };
-        Ok(InflightRing::new(part, index, queue_size))
+        Ok(InflightRing::new(part, index, queue_size, kept))
     }
 }
 
@@ -157,8 +157,8 @@ pub(super) mod tests {
         assert!(map(384, u64::MAX, 2, 8).is_err());
         assert!(map(1 << 20, 0, 2, 8).is_err(), "past the end of the file");
         let area = map(384, 0, 2, 8).unwrap();
-        assert!(area.ring(2, 8).is_err());
-        assert!(area.ring(0, 16).is_err());
+        assert!(area.ring(2, 8, Kept::Requests).is_err());
+        assert!(area.ring(0, 16, Kept::Requests).is_err());
     }
 
     #[test]

@@ -23,7 +23,7 @@ use loom::sync::atomic::AtomicU64;
 use loom::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use loom::thread;
 
-use super::{HEADER, InflightRing, STATE, Taken, Word, Words, header, state};
+use super::{HEADER, InflightRing, Kept, STATE, Taken, Word, Words, header, state};
 use crate::Error;
 
 /// Entries of the ring.
@@ -145,7 +145,7 @@ impl Process {
     fn serve(&self) -> Result<(), Error> {
         let size = u64::from(SIZE);
         let mut used = self.memory.used_index.load(Acquire);
-        let mut ring = InflightRing::new(self, 0, SIZE);
+        let mut ring = InflightRing::new(self, 0, SIZE, Kept::Requests);
         let mut requests = ring.recover(used as u16, true)?;
         for (request, taken) in (used..).zip(&requests) {
             let found = self.memory.descriptors[usize::from(taken.head)].load(Relaxed);
