@@ -175,7 +175,12 @@ fn run(shared: &Shared, mut service: Service) {
             (Some(_), Service::Arrivals(receiver), Progress::Waiting) => Awaited::Arrival(receiver.source()),
             (Some(kick), ..) => Awaited::Kick(kick.as_fd()),
         };
-        broken |= !wait(shared, &awaited);
+        if !wait(shared, &awaited) {
+            if let Some(ring) = ring {
+                ring.report_broken();
+            }
+            broken = true;
+        }
     }
 }
 
@@ -220,7 +225,8 @@ fn wait(shared: &Shared, awaited: &Awaited<'_>) -> bool {
         return true;
     }
     if !happened.is_empty() {
-        let what = if let Awaited::Kick(_) = awaited { "a kick descriptor" } else { "a source of arrivals" };
+        let what =
+            if let Awaited::Kick(_) = awaited { "a kick descriptor" } else { "the source of what arrives" };
         log::line(format_args!("{what} cannot be waited for: its ring stops"));
     }
     happened.is_empty()
