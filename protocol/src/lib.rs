@@ -36,6 +36,7 @@ pub use messages::{
         Counter, Counters, DeviceLost, Exit, Failure, FailureKind, FromCore, Ready, Reconnected, Refused,
     },
     from_device::FromDevice,
+    net::{MacAddress, NetOptions, NoMacAddress},
     spawner::{Connect, FromSpawner, NotConnected, Respawn, SpawnFailed, Spawned, ToSpawner},
     to_core::{Abandon, AttachDevice, CoreSetup, MemoryRegion, Reconnect, Replace, ToCore},
     to_device::{BlkOptions, DeviceOptions, DeviceSetup, ToDevice},

@@ -22,6 +22,10 @@ pub const MAX_NAME: usize = 32;
 pub const MAX_TEXT: usize = 1024;
 /// Bytes of a virtio-blk serial (virtio 1.3, 5.2.6, `VIRTIO_BLK_T_GET_ID`).
 pub const MAX_SERIAL: usize = 20;
+/// The least MTU that IPv4 works with (virtio 1.2, 5.1.4.1).
+pub const MIN_MTU: u16 = 68;
+/// The largest: with its Ethernet header a frame has 65535 bytes.
+pub const MAX_MTU: u16 = 65521;
 /// Entries of a list of counters or of lacking layers.
 pub const MAX_ENTRIES: usize = 64;
 /// Bytes of a device's keep: what of its state outlives its process ([`crate::ToDevice::Keep`]).

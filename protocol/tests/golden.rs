@@ -6,9 +6,9 @@
 use protocol::{
     Abandon, AttachDevice, BlkOptions, Connect, CoreSetup, Counter, Counters, DeviceLost, DeviceOptions,
     DeviceSetup, DeviceStatus, Error, Exit, Failure, FailureKind, FromCore, FromDevice, FromLauncher,
-    FromSpawner, MemoryRegion, Message, NotConnected, Phase, Ready, Reconnect, Reconnected, Refused, Replace,
-    ReplaceDevice, Replaced, Respawn, SpawnFailed, Spawned, ToCore, ToDevice, ToLauncher, ToSpawner,
-    Violation, ViolationFrame, frame, limits,
+    FromSpawner, MemoryRegion, Message, NetOptions, NotConnected, Phase, Ready, Reconnect, Reconnected,
+    Refused, Replace, ReplaceDevice, Replaced, Respawn, SpawnFailed, Spawned, ToCore, ToDevice, ToLauncher,
+    ToSpawner, Violation, ViolationFrame, frame, limits,
 };
 use std::fmt::Debug;
 
@@ -60,6 +60,12 @@ fn rng() -> DeviceSetup {
     DeviceSetup { name: "d".into(), options: DeviceOptions::Rng, blamed: false, keep: false }
 }
 
+fn net(mtu: Option<u16>) -> DeviceSetup {
+    let mac = "52:54:00:ab:cd:01".parse().unwrap();
+    let options = NetOptions { mac, any_source: false, mtu, segments_udp: true };
+    DeviceSetup { name: "d".into(), options: DeviceOptions::Net(options), blamed: false, keep: false }
+}
+
 #[test]
 fn launcher_to_core() {
     golden(&ToCore::Setup(setup()), 0x0101, "0100fc000000080203613d62010000");
@@ -97,6 +103,8 @@ fn core_to_launcher() {
 fn launcher_to_device_and_back() {
     golden(&ToDevice::Setup(blk()), 0x0301, "01640001000173018001010100");
     golden(&ToDevice::Setup(rng()), 0x0301, "01640100");
+    golden(&ToDevice::Setup(net(None)), 0x0301, "016402525400abcd0100000100");
+    golden(&ToDevice::Setup(net(Some(1500))), 0x0301, "016402525400abcd0100fbdc050100");
     let blamed = |setup| ToDevice::Setup(DeviceSetup { blamed: true, ..setup });
     golden(&blamed(blk()), 0x0301, "01640001000173018002010100020101");
     golden(&blamed(rng()), 0x0301, "01640101020101");
@@ -251,6 +259,9 @@ fn values_beyond_their_limits_are_neither_sent_nor_received() {
     ];
     for message in bad {
         assert!(matches!(message.encode(), Err(Error::Limit { .. })), "{message:?}");
+    }
+    for mtu in [0, 67, 65522] {
+        assert!(matches!(ToDevice::Setup(net(Some(mtu))).encode(), Err(Error::Limit { .. })), "{mtu}");
     }
     // 33 vCPUs as a peer would write them.
     let body = [1, 0, 0xfc, 0, 0, 0, 8, 33, 0, 0, 0, 0];

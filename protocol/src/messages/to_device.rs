@@ -1,5 +1,6 @@
 //! Launcher to device.
 
+use super::net::{self, NetOptions};
 use super::{name, short, within};
 use crate::{Error, Fields, Message, Phase, fields, limits};
 use bincode::{Decode, Encode};
@@ -55,6 +56,8 @@ pub enum DeviceOptions {
     /// virtio-rng, which has nothing to choose. Since minor version 1: an older program refuses it and understands its
     /// own as before.
     Rng,
+    /// virtio-net. Since minor version 3.
+    Net(NetOptions),
 }
 
 /// A disk.
@@ -79,6 +82,7 @@ pub struct BlkOptions {
 enum Wire {
     Blk { readonly: bool, direct: bool, serial: String, queues: u16, queue_size: u16 },
     Rng,
+    Net(net::Wire),
 }
 
 impl BlkOptions {
@@ -96,6 +100,7 @@ impl DeviceSetup {
         match &self.options {
             DeviceOptions::Blk(blk) => blk.check(),
             DeviceOptions::Rng => Ok(()),
+            DeviceOptions::Net(net) => net.check(),
         }
     }
 
@@ -110,6 +115,9 @@ impl DeviceSetup {
                 fields::encode("Setup", &(&self.name, wire), &fields)
             }
             DeviceOptions::Rng => fields::encode("Setup", &(&self.name, Wire::Rng), &own(Fields::default())?),
+            DeviceOptions::Net(net) => {
+                fields::encode("Setup", &(&self.name, Wire::Net(net.wire())), &own(Fields::default())?)
+            }
         }
     }
 
@@ -123,6 +131,7 @@ impl DeviceSetup {
                 DeviceOptions::Blk(BlkOptions { readonly, direct, serial, queues, queue_size, discard })
             }
             Wire::Rng => DeviceOptions::Rng,
+            Wire::Net(net) => DeviceOptions::Net(NetOptions::from_wire(&net)?),
         };
         Ok(Self { name, options, blamed, keep })
     }
