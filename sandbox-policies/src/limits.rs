@@ -41,8 +41,8 @@ pub fn of(program: Program) -> &'static [(Resource, u64)] {
             (Resource::RLIMIT_NOFILE, 640),
             (Resource::RLIMIT_SIGPENDING, 256),
         ],
-        // The same with one queue.
-        Program::DeviceRng => &[
+        // The same with one queue, or two.
+        Program::DeviceRng | Program::DeviceNet => &[
             (Resource::RLIMIT_CORE, 0),
             (Resource::RLIMIT_MSGQUEUE, 0),
             (Resource::RLIMIT_NOFILE, 384),

@@ -15,11 +15,14 @@ pub enum Program {
     DeviceBlk,
     /// `device-rng`.
     DeviceRng,
+    /// `device-net`.
+    DeviceNet,
 }
 
 impl Program {
     /// Every program.
-    pub const ALL: [Self; 4] = [Self::Launcher, Self::Core, Self::DeviceBlk, Self::DeviceRng];
+    pub const ALL: [Self; 5] =
+        [Self::Launcher, Self::Core, Self::DeviceBlk, Self::DeviceRng, Self::DeviceNet];
 
     /// The name of the executable and of its policy file, `policies/x86_64/<name>.json`.
     pub fn name(self) -> &'static str {
@@ -28,6 +31,7 @@ impl Program {
             Self::Core => "vmm-core",
             Self::DeviceBlk => "device-blk",
             Self::DeviceRng => "device-rng",
+            Self::DeviceNet => "device-net",
         }
     }
 
@@ -36,7 +40,9 @@ impl Program {
         match self {
             Self::Launcher => &[Stage::Serve, Stage::Spawner],
             Self::Core => &[Stage::Setup, Stage::Control, Stage::Vcpu],
-            Self::DeviceBlk | Self::DeviceRng => &[Stage::Setup, Stage::Serve, Stage::StandAlone],
+            Self::DeviceBlk | Self::DeviceRng | Self::DeviceNet => {
+                &[Stage::Setup, Stage::Serve, Stage::StandAlone]
+            }
         }
     }
 }

@@ -131,6 +131,15 @@ fn terminal_code(name: &str) -> Option<u64> {
         "TCSETS2" => ioc(1, u64::from(b'T'), 0x2b, 44),
         "TCSETSW2" => ioc(1, u64::from(b'T'), 0x2c, 44),
         "TCSETSF2" => ioc(1, u64::from(b'T'), 0x2d, 44),
+        _ => return tap_code(name),
+    })
+}
+
+/// Those of linux/if_tun.h.
+fn tap_code(name: &str) -> Option<u64> {
+    Some(match name {
+        "TUNSETOFFLOAD" => ioc(1, u64::from(b'T'), 208, 4),
+        "TUNGETVNETHDRSZ" => ioc(2, u64::from(b'T'), 215, 4),
         _ => return None,
     })
 }

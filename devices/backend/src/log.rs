@@ -4,6 +4,6 @@ use std::fmt::Display;
 use std::io::Write;
 
 /// Writes `text` and a newline. A log that cannot be written is no reason to stop serving.
-pub(crate) fn line(text: impl Display) {
+pub fn line(text: impl Display) {
     let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
 }

@@ -16,17 +16,20 @@ use crate::attempts::{self, Attempt, Hand};
 use crate::probe::{self, word};
 
 /// The confinements that attempts are made in.
-const CONFINEMENTS: [(Program, Stage); 10] = [
+const CONFINEMENTS: [(Program, Stage); 13] = [
     (Program::Launcher, Stage::Serve),
     (Program::Core, Stage::Setup),
     (Program::DeviceBlk, Stage::Setup),
     (Program::DeviceRng, Stage::Setup),
+    (Program::DeviceNet, Stage::Setup),
     (Program::Core, Stage::Control),
     (Program::Core, Stage::Vcpu),
     (Program::DeviceBlk, Stage::Serve),
     (Program::DeviceBlk, Stage::StandAlone),
     (Program::DeviceRng, Stage::Serve),
     (Program::DeviceRng, Stage::StandAlone),
+    (Program::DeviceNet, Stage::Serve),
+    (Program::DeviceNet, Stage::StandAlone),
 ];
 
 /// `SIGSYS`, which ends a process whose system call was refused.

@@ -38,10 +38,11 @@ pub fn run(who: &str) -> Result<Count, String> {
         (Program::Core, Stage::Vcpu),
         (Program::DeviceBlk, Stage::Serve),
         (Program::DeviceRng, Stage::Serve),
+        (Program::DeviceNet, Stage::Serve),
     ] {
         count.add(&format!("{who} panic in {} {}", program.name(), stage.key()), panics(program, stage));
     }
-    for program in [Program::Core, Program::DeviceBlk, Program::DeviceRng] {
+    for program in [Program::Core, Program::DeviceBlk, Program::DeviceRng, Program::DeviceNet] {
         count.add(&format!("{who} in-flight region of {}", program.name()), makes_in_flight_region(program));
     }
     for kinds in ["user", "user,mnt,pid,net,ipc,uts,cgroup", "net,cgroup", RIGHTLESS] {

@@ -125,6 +125,13 @@ pub const REACHING_OUT: &[Attempt] = &[
     attempt("the system", "quotactl", |_| call(libc::SYS_quotactl, [0, 0, 0, 0])),
     attempt("the system", "reboot: only asked with wrong magic", |_| call(libc::SYS_reboot, [0, 0, 0, 0])),
     attempt("ioctl", "TUNSETIFF", |h| call(libc::SYS_ioctl, [3, 0x400454ca, h.page])),
+    attempt("ioctl", "TUNSETPERSIST", |_| call(libc::SYS_ioctl, [3, 0x400454cb, 1])),
+    attempt("ioctl", "TUNSETOFFLOAD of what nobody negotiates", |_| {
+        call(libc::SYS_ioctl, [3, 0x400454d0, 0x11])
+    }),
+    attempt("ioctl", "TUNSETOFFLOAD with high bits set", |_| {
+        call(libc::SYS_ioctl, [3, 0x400454d0, 0x1_0000_0001])
+    }),
     attempt("ioctl", "SG_IO", |h| call(libc::SYS_ioctl, [3, 0x2285, h.page])),
     attempt("ioctl", "TIOCSTI", |h| call(libc::SYS_ioctl, [2, 0x5412, h.page])),
     attempt("ioctl", "KVM_CREATE_VM", |h| call(libc::SYS_ioctl, [h.memory_fd, 0xae01, 0])),

@@ -1,0 +1,79 @@
+//! `device-net`: a virtio network device (virtio 1.2, §5.1) on a tap interface of the host.
+
+mod device;
+mod frame;
+mod tap;
+mod wire;
+
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+
+use device_backend::{Capabilities, DeviceProgram, Error};
+use lexopt::{Parser, ValueExt};
+use protocol::{DeviceOptions, MacAddress, NetOptions, limits};
+
+use device::Net;
+use tap::Tap;
+
+fn main() -> ExitCode {
+    device_backend::run::<DeviceNet>()
+}
+
+struct DeviceNet;
+
+/// The stand-alone command line.
+#[derive(Default)]
+struct Arguments {
+    tap: Option<String>,
+    mac: Option<MacAddress>,
+    mtu: Option<u16>,
+    any_source: bool,
+}
+
+impl DeviceProgram for DeviceNet {
+    type Device = Net;
+    type Arguments = Arguments;
+    const PROGRAM: sandbox_policies::Program = sandbox_policies::Program::DeviceNet;
+    const CAPABILITIES: Capabilities = Capabilities { kind: "net", features: &[] };
+    const HELP: &'static str = "The network:\n\
+        \x20 --tap=NAME             a tap interface that is there\n\
+        \x20 --mac=ADDRESS          the device's address, as in 52:54:00:12:34:56\n\
+        \x20 --mtu=N                the largest packet that the driver is told of, 68 to 65521\n\
+        \x20 --any-source           let the guest send from other addresses than its own\n";
+
+    fn argument(arguments: &mut Arguments, name: &str, parser: &mut Parser) -> Result<bool, Error> {
+        match name {
+            "tap" => arguments.tap = Some(parser.value()?.string()?),
+            "mac" => arguments.mac = Some(mac(&parser.value()?.string()?)?),
+            "mtu" => arguments.mtu = Some(mtu(parser.value()?.parse()?)?),
+            "any-source" => arguments.any_source = true,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn open(Arguments { tap, mac, mtu, any_source }: Arguments) -> Result<(DeviceOptions, OwnedFd), Error> {
+        let missing = |what: &str| Error::Usage(what.to_owned());
+        let name = tap.ok_or_else(|| missing("which network? Give --tap=NAME"))?;
+        let mac = mac.ok_or_else(|| missing("what is the device's address? Give --mac=ADDRESS"))?;
+        let (fd, tap::Abilities { segments_udp }) = tap::open(&name)?;
+        Ok((DeviceOptions::Net(NetOptions { mac, any_source, mtu, segments_udp }), fd))
+    }
+
+    fn device(options: DeviceOptions, resource: OwnedFd) -> Result<Net, Error> {
+        let DeviceOptions::Net(options) = options else { return Err(Error::DeviceType) };
+        Ok(Net::new(Tap::new(resource)?, options))
+    }
+}
+
+fn mac(text: &str) -> Result<MacAddress, Error> {
+    text.parse().map_err(|error| Error::Usage(format!("--mac={text}: {error}")))
+}
+
+fn mtu(bytes: u16) -> Result<u16, Error> {
+    if (limits::MIN_MTU..=limits::MAX_MTU).contains(&bytes) {
+        Ok(bytes)
+    } else {
+        Err(Error::Usage(format!("--mtu={bytes} is not 68 to 65521")))
+    }
+}
