@@ -14,6 +14,7 @@
 #[expect(clippy::panic, reason = "as above")]
 mod front_end;
 mod network;
+mod successors;
 
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
