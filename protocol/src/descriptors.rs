@@ -1,7 +1,9 @@
-//! Received file descriptors become owned here, and nowhere else in the crate.
+//! Received and inherited file descriptors become owned here, and nowhere else in the crate.
 #![expect(unsafe_code, reason = "adopts the file descriptors that the kernel put into our table")]
 
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 /// Takes ownership of the descriptors of one `SCM_RIGHTS` control message, or of the one that `accept4` returned.
 ///
@@ -10,4 +12,25 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 pub(crate) fn adopt(received: &[RawFd]) -> Vec<OwnedFd> {
     // SAFETY: see above: the kernel has just installed these descriptors for this call alone.
     received.iter().map(|fd| unsafe { OwnedFd::from_raw_fd(*fd) }).collect()
+}
+
+/// Takes over descriptor `number`, which was open when this program was executed, if there is one. Not for 0 to 2, which
+/// are the standard library's.
+///
+/// What was inherited is told from what this program opened by close-on-exec: it survived an exec, so it has no such flag,
+/// and everything that our programs open has it. It gets the flag here, and so cannot be taken over twice.
+pub(crate) fn inherited(number: RawFd) -> Option<OwnedFd> {
+    if number <= nix::libc::STDERR_FILENO {
+        return None;
+    }
+    // SAFETY: only looked at; a number that is not open gives an error.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    let flags = fcntl(borrowed, FcntlArg::F_GETFD).ok().map(FdFlag::from_bits_truncate)?;
+    if flags.contains(FdFlag::FD_CLOEXEC) {
+        return None;
+    }
+    // SAFETY: it is open, and see above: no value in this program owns it, nor will another.
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    fcntl(fd.as_fd(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).ok()?;
+    Some(fd)
 }

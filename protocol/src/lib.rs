@@ -13,6 +13,9 @@
 //! sender knows; a receiver skips the fields that it does not know and takes the default for those that
 //! are absent, so neighbours of one minor version more or less understand each other.
 //!
+//! What goes over as a descriptor alone is the opener's and the receiver's to know; what a tap has to be, both must, so
+//! that opening one is here too ([`tap`]).
+//!
 //! vhost-user, the other wire of the design, is the published protocol and has nothing in this crate.
 
 pub mod channel;
@@ -25,6 +28,7 @@ pub mod memory_layout;
 mod message;
 mod messages;
 mod phase;
+pub mod tap;
 
 pub use channel::Channel;
 pub use error::Error;

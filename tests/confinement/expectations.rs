@@ -135,3 +135,17 @@ pub const DEVICE_RNG: Expectation = Expectation {
     limits: &[("Max open files", 384), ("Max processes", 0)],
     ..DEVICE_BLK
 };
+
+/// `device-net`.
+pub const DEVICE_NET: Expectation = Expectation {
+    threads: &["device-net", "device-net", "device-net"],
+    others: &[
+        // The tap.
+        ("/dev/net/tun", 1),
+        ("/memfd:inflight (deleted)", 2),
+        // To wake the thread of each of its two queues.
+        ("anon_inode:[eventfd]", 2),
+        ("socket", 1),
+    ],
+    ..DEVICE_RNG
+};

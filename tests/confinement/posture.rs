@@ -4,12 +4,17 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use nix::fcntl::OFlag;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use protocol::tap;
 use sandbox_policies::posture::{self, Credentials, Posture};
-use system_tests::{Result, Running};
+use system_tests::network::{again_inside, is_inside};
+use system_tests::{Result, Running, within};
 
 use crate::driver::DONE;
 use crate::expectations::{
-    CORE, DEVICE_BLK, DEVICE_RNG, Expectation, IDS, KERNEL_THREAD, LAUNCHER, MOUNT, NAMESPACES, UMASK,
+    CORE, DEVICE_BLK, DEVICE_NET, DEVICE_RNG, Expectation, IDS, KERNEL_THREAD, LAUNCHER, MOUNT, NAMESPACES,
+    UMASK,
 };
 use crate::guest::Guest;
 use crate::house::{House, Who};
@@ -82,6 +87,39 @@ fn the_process_of_a_generator_is_confined_as_written() -> Result<()> {
     assert!(different.is_empty(), "{}", different.join("\n"));
     drop(running);
     house.check_left()
+}
+
+#[test]
+fn the_process_of_a_network_and_its_successor_are_confined_as_written() -> Result<()> {
+    // Also outside: nothing else of ours may run meanwhile.
+    let house = House::new(Who::Caller)?;
+    if !is_inside() {
+        return again_inside("posture::the_process_of_a_network_and_its_successor_are_confined_as_written");
+    }
+    let running = house.start_beside(Guest::Halts, None, "", &["net,tap=made0,mtu=1400"])?;
+    running.wait_for_log("the line on confinement", |log| confinement(log).map(drop))?;
+    assert!(tap::is_there("made0"));
+    let find = || program_among(running.pid(), "device-net");
+    let first = find().expect("a live device-net");
+    let identity = identity(&house, &running, Some(2));
+    let check = |pid: i32, expected: &Expectation| {
+        let posture = posture::read(pid).expect("a live process");
+        let different = compare(&posture, expected, &identity, &house).0;
+        assert!(different.is_empty(), "{}", different.join("\n"));
+    };
+    check(first, &DEVICE_NET);
+    kill(Pid::from_raw(first), Signal::SIGKILL).expect("it lives");
+    running.wait_for_log("a successor", |log| log.contains("vmm: device net0 serves again").then_some(()))?;
+    // And the spawner's filter.
+    let successor = Expectation { filters: DEVICE_NET.filters + 1, ..DEVICE_NET };
+    check(find().expect("a live device-net"), &successor);
+    // Only the device and the spawner have the tap: the launcher, which opened it, does not keep it.
+    let launcher = posture::read(running.pid()).expect("a live process");
+    let kept = launcher.descriptors.expect("readable by root");
+    assert!(kept.iter().all(|(_, kind)| kind != "/dev/net/tun"), "{kept:?}");
+    drop(running);
+    house.check_left()?;
+    within("the end of the interface", || (!tap::is_there("made0")).then_some(()))
 }
 
 /// Of the launcher, or of its program number `index`.

@@ -10,4 +10,6 @@ mod files;
 #[cfg(test)]
 mod host;
 #[cfg(test)]
+mod network;
+#[cfg(test)]
 mod refusal;

@@ -11,6 +11,7 @@ mod environment;
 mod error;
 pub mod front_end;
 mod machine;
+pub mod network;
 pub mod old_peers;
 pub mod packet;
 pub mod pattern;

@@ -56,7 +56,10 @@ impl DeviceProgram for DeviceNet {
         let missing = |what: &str| Error::Usage(what.to_owned());
         let name = tap.ok_or_else(|| missing("which network? Give --tap=NAME"))?;
         let mac = mac.ok_or_else(|| missing("what is the device's address? Give --mac=ADDRESS"))?;
-        let (fd, tap::Abilities { segments_udp }) = tap::open(&name)?;
+        // Only an administrator can make one, and this program makes none.
+        let attached = protocol::tap::attach(&name);
+        let protocol::tap::Tap { fd, segments_udp, .. } =
+            attached.map_err(|why| Error::Resource(format!("cannot use tap {name:?}: {why}")))?;
         Ok((DeviceOptions::Net(NetOptions { mac, any_source, mtu, segments_udp }), fd))
     }
 

@@ -117,7 +117,7 @@ pub struct Header {
 
 impl Header {
     /// Of the structure.
-    pub const SIZE: usize = 12;
+    pub const SIZE: usize = protocol::tap::HEADER_SIZE;
 
     /// From its bytes.
     #[must_use]

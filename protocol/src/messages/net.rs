@@ -29,6 +29,14 @@ impl MacAddress {
         if first & 1 == 1 || bytes == [0; 6] { Err(NoMacAddress) } else { Ok(Self(bytes)) }
     }
 
+    /// One that nobody assigned, of these bytes but for the two bits that say so: it is locally administered (the second
+    /// lowest of the first byte), and no group's (the lowest).
+    #[must_use]
+    pub fn local([first, rest @ ..]: [u8; 6]) -> Self {
+        let [b, c, d, e, f] = rest;
+        Self([first & 0xFC | 2, b, c, d, e, f])
+    }
+
     /// In the order in which they are sent.
     #[must_use]
     pub fn bytes(self) -> [u8; 6] {
@@ -123,6 +131,15 @@ mod tests {
             "00:00:00:00:00:00",
         ] {
             assert_eq!(wrong.parse::<MacAddress>(), Err(NoMacAddress), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn any_bytes_make_a_local_address_of_one_station() {
+        for bytes in [[0; 6], [0xFF; 6], [1, 2, 3, 4, 5, 6]] {
+            let mac = MacAddress::local(bytes);
+            assert_eq!((mac.bytes()[0] & 3, &mac.bytes()[1..]), (2, &bytes[1..]));
+            assert_eq!(MacAddress::new(mac.bytes()), Ok(mac));
         }
     }
 

@@ -1,18 +1,22 @@
 //! What a device's words mean: the typed device behind a [`DeviceOption`].
 //!
-//! Two kinds exist: those that a program of ours serves (`blk` with `path=`, `rng`), and those of every virtio type
+//! Two kinds exist: those that a program of ours serves (`blk` with `path=`, `net` with `tap=` or `fd=`, `rng`), and those of every virtio type
 //! that somebody else's vhost-user back end serves (`socket=`). An option that the kind does not know is an
 //! error that names the nearest; nothing is guessed from the contents of a file.
+
+mod net;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use protocol::{BlkOptions, DeviceOptions, limits};
+use protocol::{BlkOptions, limits};
 use sandbox_policies::Program;
 
 use crate::device_option::DeviceOption;
 use crate::error::Error;
 use crate::nearest;
+
+pub use net::{Interface, Net};
 
 /// virtio device types by the names that the field uses (virtio 1.3, section 5).
 const TYPES: [(&str, u16); 17] = [
@@ -90,6 +94,8 @@ pub enum GiveUp {
 pub enum BackEnd {
     /// `device-blk`.
     Blk(Blk),
+    /// `device-net`.
+    Net(Net),
     /// `device-rng`, from this generator of the host.
     Rng(PathBuf),
     /// Whoever listens there.
@@ -97,11 +103,12 @@ pub enum BackEnd {
 }
 
 impl BackEnd {
-    /// The program of ours that serves it, and what that is told.
-    pub fn program(&self) -> Option<(Program, DeviceOptions)> {
+    /// The program of ours that serves it.
+    pub fn program(&self) -> Option<Program> {
         match self {
-            BackEnd::Blk(blk) => Some((Program::DeviceBlk, DeviceOptions::Blk(blk.options.clone()))),
-            BackEnd::Rng(_) => Some((Program::DeviceRng, DeviceOptions::Rng)),
+            BackEnd::Blk(_) => Some(Program::DeviceBlk),
+            BackEnd::Net(_) => Some(Program::DeviceNet),
+            BackEnd::Rng(_) => Some(Program::DeviceRng),
             BackEnd::Socket(_) => None,
         }
     }
@@ -150,6 +157,7 @@ fn device(word: &DeviceOption, slot: u8, name: String) -> Result<Device, Error> 
     let back_end = match (socket, *kind) {
         (Some(path), _) => BackEnd::Socket(PathBuf::from(path)),
         (None, "blk") => BackEnd::Blk(options.blk(queues, queue_size)?),
+        (None, "net") => BackEnd::Net(options.net(queues)?),
         (None, "rng") => BackEnd::Rng(options.rng(queues)?),
         (None, kind) => {
             let text =
@@ -164,6 +172,7 @@ fn device(word: &DeviceOption, slot: u8, name: String) -> Result<Device, Error> 
     options.nothing_else()?;
     let queues = match back_end {
         BackEnd::Blk(_) | BackEnd::Rng(_) => queues.unwrap_or(1),
+        BackEnd::Net(_) => net::QUEUES,
         BackEnd::Socket(_) => queues.unwrap_or(0),
     };
     let virtio_type = *virtio_type;

@@ -6,10 +6,11 @@ use protocol::memory_layout;
 use sandbox_policies::Program;
 
 use crate::config::{Console, HugePages};
-use crate::device::{BackEnd, Blk, Device};
+use crate::device::{BackEnd, Blk, Device, Interface, Net};
 use crate::handover;
 use crate::inputs::{Inputs, Resource};
 use crate::machine::Machine;
+use crate::network::Network;
 use crate::programs::{self, Executable};
 use crate::spawn::HAND_OVER;
 
@@ -39,10 +40,14 @@ pub fn plan(machine: &Machine, inputs: &Inputs) -> String {
     }
     for device in &machine.devices {
         let program = device.back_end.program();
-        let executable = program.and_then(|(program, _)| programs::among(&inputs.device_programs, program));
+        let executable = program.and_then(|program| programs::among(&inputs.device_programs, program));
         if let Some(executable) = executable {
             add(spawned(machine, executable, &device.name));
-            let resource = if let BackEnd::Rng(_) = device.back_end { "generator" } else { "disk" };
+            let resource = match device.back_end {
+                BackEnd::Rng(_) => "generator",
+                BackEnd::Net(_) => "tap",
+                BackEnd::Blk(_) | BackEnd::Socket(_) => "disk",
+            };
             add(granted(&device.name, &["vhost-user socket".to_owned(), resource.to_owned()]));
         }
     }
@@ -72,6 +77,8 @@ fn opened(machine: &Machine, inputs: &Inputs) -> Vec<String> {
         lines.push(match (&device.back_end, resource) {
             (BackEnd::Blk(blk), Resource::Disk(disk)) => opened_disk(device, blk, disk.size),
             (BackEnd::Blk(blk), _) => opened_disk(device, blk, 0),
+            (BackEnd::Net(net), Resource::Network(network)) => tap(device, net, network),
+            (BackEnd::Net(_), _) => format!("open   a tap: {}", device.name),
             (BackEnd::Rng(path), _) => format!("open   {} for reading: {}", path.display(), device.name),
             (BackEnd::Socket(path), _) => {
                 format!("connect to {}: {}, back end of somebody else", path.display(), device.name)
@@ -90,6 +97,18 @@ fn opened_disk(device: &Device, blk: &Blk, size: u64) -> String {
         (true, false) => "locked for one writer",
     };
     format!("open   {} for {access}{direct}, {lock}: {}, {size} bytes", blk.path.display(), device.name)
+}
+
+fn tap(device: &Device, net: &Net, network: &Network) -> String {
+    let (interface, mac) = (&network.name, network.options.mac);
+    let how = match (&net.interface, network.made) {
+        (Interface::Named(_), true) => {
+            format!("make   tap {interface}, which goes with the machine, and bring it up")
+        }
+        (Interface::Named(_), false) => format!("attach to tap {interface}"),
+        (Interface::Inherited(number), _) => format!("use    descriptor {number}, tap {interface}"),
+    };
+    format!("{how}: {}, {mac}", device.name)
 }
 
 fn spawned(machine: &Machine, executable: &Executable, name: &str) -> String {

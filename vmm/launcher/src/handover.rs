@@ -163,10 +163,8 @@ fn device_processes<'a>(
     let mut processes = Vec::new();
     let devices = machine.devices.iter().zip(&inputs.resources).zip(groups);
     for (((device, resource), group), index) in devices.zip(1u32..) {
-        let (Some((program, options)), Some(resource)) = (device.back_end.program(), resource.descriptor())
-        else {
-            continue;
-        };
+        let Some(program) = device.back_end.program() else { continue };
+        let Some((options, resource)) = resource.for_program(&device.back_end) else { continue };
         let executable = programs::among(&inputs.device_programs, program);
         let executable = executable.ok_or_else(|| nothing_serves(device))?;
         let spawning = Spawning {
@@ -192,7 +190,7 @@ fn threads(machine: &Machine, device: &Device) -> u64 {
 fn socket(device: &Device) -> Option<(u8, &Path)> {
     match &device.back_end {
         BackEnd::Socket(path) => Some((device.slot, path)),
-        BackEnd::Blk(_) | BackEnd::Rng(_) => None,
+        BackEnd::Blk(_) | BackEnd::Net(_) | BackEnd::Rng(_) => None,
     }
 }
 

@@ -4,13 +4,15 @@ use std::io::{stdin, stdout};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use protocol::DeviceOptions;
 use sandbox_policies::Program;
 
 use crate::config::Console;
 use crate::control_socket::ControlSocket;
-use crate::device::{BackEnd, Device};
+use crate::device::{BackEnd, Device, Interface};
 use crate::error::Error;
 use crate::machine::Machine;
+use crate::network::{self, Network};
 use crate::open::{self, Disk};
 use crate::programs::{self, Executable};
 
@@ -53,6 +55,8 @@ pub struct Inputs {
 pub enum Resource {
     /// For a device program of ours.
     Disk(Disk),
+    /// For one too: a network.
+    Network(Network),
     /// For one too: a generator.
     Generator(OwnedFd),
     /// A connected back end of somebody else.
@@ -62,12 +66,17 @@ pub enum Resource {
 }
 
 impl Resource {
-    /// What a device program of ours is handed.
-    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        match self {
-            Resource::Disk(disk) => Some(disk.fd.as_fd()),
-            Resource::Generator(fd) => Some(fd.as_fd()),
-            Resource::Connected(_) | Resource::Looked => None,
+    /// What a device program of ours is told of it, and handed.
+    pub fn for_program(&self, back_end: &BackEnd) -> Option<(DeviceOptions, BorrowedFd<'_>)> {
+        match (self, back_end) {
+            (Resource::Disk(disk), BackEnd::Blk(blk)) => {
+                Some((DeviceOptions::Blk(blk.options.clone()), disk.fd.as_fd()))
+            }
+            (Resource::Network(network), BackEnd::Net(_)) => {
+                Some((DeviceOptions::Net(network.options.clone()), network.descriptor()?))
+            }
+            (Resource::Generator(fd), BackEnd::Rng(_)) => Some((DeviceOptions::Rng, fd.as_fd())),
+            _ => None,
         }
     }
 }
@@ -87,7 +96,7 @@ impl Inputs {
         let events = events.map(|path| open::events(path)).transpose()?;
         let kvm = open::kvm(&machine.kvm)?;
         let served = machine.devices.iter().filter_map(|device| device.back_end.program());
-        let device_programs = programs::find_all(served.map(|(program, _)| program))?;
+        let device_programs = programs::find_all(served)?;
         // Last, so that nothing is left of it if anything else is amiss.
         let control = machine.control_socket.as_ref().filter(|_| purpose == Purpose::Run);
         let control = control.map(|path| ControlSocket::make(path)).transpose()?;
@@ -102,14 +111,14 @@ fn resources(devices: &[Device], purpose: Purpose) -> Result<Vec<Resource>, Erro
     for device in devices {
         if let Some(claim) = Claim::new(device)? {
             if let Some(other) = seen.iter().find(|other| other.excludes(&claim)) {
-                let text =
-                    format!("{:?} is {}'s already; give each device its own", claim.path, other.device);
+                let text = format!("{} is {}'s already; give each device its own", claim.what, other.device);
                 return Err(Error::Device { name: device.name.clone(), text });
             }
             seen.push(claim);
         }
         resources.push(match (&device.back_end, purpose) {
             (BackEnd::Blk(blk), _) => Resource::Disk(open::disk(blk)?),
+            (BackEnd::Net(net), _) => Resource::Network(network::open(net, purpose)?),
             (BackEnd::Rng(path), _) => Resource::Generator(open::generator(path)?),
             (BackEnd::Socket(path), Purpose::Run) => Resource::Connected(open::back_end(path)?),
             (BackEnd::Socket(_), Purpose::DryRun) => Resource::Looked,
@@ -118,24 +127,44 @@ fn resources(devices: &[Device], purpose: Purpose) -> Result<Vec<Resource>, Erro
     Ok(resources)
 }
 
-/// What a device wants of a file or socket, told apart by inode so that two spellings of a path are one.
+/// What a device wants for itself.
 struct Claim<'a> {
     device: &'a str,
-    path: &'a Path,
-    identity: (u64, u64),
+    /// In the user's words.
+    what: String,
+    identity: Identity<'a>,
     /// Whether it goes with others that share, too: readers, and those for whom the user takes the blame.
     shared: bool,
+}
+
+/// What tells one such thing from another.
+#[derive(PartialEq, Eq)]
+enum Identity<'a> {
+    /// A file or a socket, by file system and inode so that two spellings of a path are one.
+    File(u64, u64),
+    /// A tap.
+    Interface(&'a Interface),
 }
 
 impl<'a> Claim<'a> {
     /// None for what any number of devices may use: a generator.
     fn new(device: &'a Device) -> Result<Option<Claim<'a>>, Error> {
-        let (path, identity, shared) = match &device.back_end {
-            BackEnd::Socket(path) => (path, open::back_end_identity(path)?, false),
-            BackEnd::Blk(blk) => (&blk.path, open::disk_identity(blk)?, blk.options.readonly || !blk.lock),
+        let file = |path: &Path, (device, inode)| (format!("{path:?}"), Identity::File(device, inode));
+        let ((what, identity), shared) = match &device.back_end {
+            BackEnd::Socket(path) => (file(path, open::back_end_identity(path)?), false),
+            BackEnd::Blk(blk) => {
+                (file(&blk.path, open::disk_identity(blk)?), blk.options.readonly || !blk.lock)
+            }
+            BackEnd::Net(net) => {
+                let what = match &net.interface {
+                    Interface::Named(name) => format!("tap {name:?}"),
+                    Interface::Inherited(number) => format!("descriptor {number}"),
+                };
+                ((what, Identity::Interface(&net.interface)), false)
+            }
             BackEnd::Rng(_) => return Ok(None),
         };
-        Ok(Some(Claim { device: &device.name, path, identity, shared }))
+        Ok(Some(Claim { device: &device.name, what, identity, shared }))
     }
 
     fn excludes(&self, other: &Claim<'_>) -> bool {

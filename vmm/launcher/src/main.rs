@@ -23,6 +23,7 @@ mod keep;
 mod machine;
 mod memory;
 mod nearest;
+mod network;
 mod open;
 mod programs;
 mod report;

@@ -201,6 +201,13 @@ pub fn generator(path: &Path) -> Result<OwnedFd, Error> {
     Ok(file.into())
 }
 
+/// The host's machine id (machine-id(5)), its first and its second half; zeros where it has none.
+pub fn machine_id() -> [u64; 2] {
+    let text = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    let half = |digits: Option<&str>| u64::from_str_radix(digits.unwrap_or_default(), 16).unwrap_or(0);
+    [half(text.get(..16)), half(text.get(16..32))]
+}
+
 /// Locks the whole file for this open file description: shared by readers, or for one writer. QEMU and Cloud
 /// Hypervisor lock bytes of the same kind of lock, so that each sees the others.
 fn claim(file: &File, readonly: bool) -> Result<(), Errno> {

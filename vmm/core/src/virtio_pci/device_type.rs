@@ -9,6 +9,33 @@ const ANY_DEVICE_FEATURE: u64 = 0x00FF_FFFF;
 const BLK_FEATURES: u64 =
     1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 14;
 
+/// What the driver of a network device and its back end agree on between themselves (virtio 1.3, 5.1.3), VIRTIO_NET_F_*:
+/// CSUM, GUEST_CSUM, MTU, MAC, GUEST_TSO4, GUEST_TSO6, GUEST_ECN, GUEST_UFO, HOST_TSO4, HOST_TSO6, HOST_ECN, HOST_UFO,
+/// MRG_RXBUF, STATUS, GUEST_USO4, GUEST_USO6, HOST_USO, GUEST_HDRLEN, SPEED_DUPLEX.
+///
+/// Not what takes a control queue (CTRL_*, MQ, GUEST_ANNOUNCE, RSS, HASH_REPORT, coalescing): by the convention of vhost-user
+/// a back end that offers those leaves that queue to the front end, and ours serves none, so a driver would wait on it for
+/// ever.
+const NET_FEATURES: u64 = 1
+    | 1 << 1
+    | 1 << 3
+    | 1 << 5
+    | 1 << 7
+    | 1 << 8
+    | 1 << 9
+    | 1 << 10
+    | 1 << 11
+    | 1 << 12
+    | 1 << 13
+    | 1 << 14
+    | 1 << 15
+    | 1 << 16
+    | 1 << 54
+    | 1 << 55
+    | 1 << 56
+    | 1 << 59
+    | 1 << 63;
+
 /// See above.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeviceType {
@@ -33,7 +60,7 @@ impl DeviceType {
     pub fn new(id: u16) -> Option<Self> {
         // Classes: PCI Code and ID Assignment Specification.
         let (class, config_size, features, queue_count_at) = match id {
-            1 => (0x02_00_00, 20, ANY_DEVICE_FEATURE, None),
+            1 => (0x02_00_00, 20, NET_FEATURES, None),
             2 => (0x01_80_00, 60, BLK_FEATURES, Some(34)),
             3 => (0x07_80_00, 12, ANY_DEVICE_FEATURE, None),
             4 => (0xFF_00_00, 0, ANY_DEVICE_FEATURE, None),
@@ -73,6 +100,20 @@ mod tests {
         assert_eq!(DeviceType::new(0), None);
         assert_eq!(DeviceType::new(64), None);
         assert!((1..64).all(|id| DeviceType::new(id).is_some_and(|kind| kind.id == id)));
+    }
+
+    #[test]
+    fn a_driver_is_not_offered_a_control_queue_that_nobody_serves() {
+        let net = DeviceType::new(1).unwrap();
+        // CTRL_GUEST_OFFLOADS, CTRL_VQ to CTRL_MAC_ADDR, VQ_NOTF_COAL, NOTF_COAL, HASH_REPORT, RSS.
+        for bit in [2, 17, 18, 19, 20, 21, 22, 23, 52, 53, 57, 60] {
+            assert_eq!(net.features & 1 << bit, 0, "{bit}");
+        }
+        // CSUM, MAC, MRG_RXBUF, STATUS, and the segmentation of UDP, which is beyond the first 24.
+        for bit in [0, 5, 15, 16, 54, 55, 56] {
+            assert_ne!(net.features & 1 << bit, 0, "{bit}");
+        }
+        assert!(!net.answers_each_request(), "a receive buffer waits for a frame");
     }
 
     #[test]

@@ -1,0 +1,107 @@
+//! A tap, attached to or made, and the address of the device that is to serve it.
+//!
+//! A user who gives no address gets one that is the same each time and not another machine's: locally administered,
+//! SipHash-2-4 of the interface's name under the host's machine id as the key. On one host no two running machines
+//! have an interface of the same name (but in different network namespaces), and the key keeps hosts apart. It is
+//! a key so that a guest, which learns its address, learns nothing of the machine id, as machine-id(5) wants it.
+
+use std::hash::Hasher;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use protocol::tap::{self, NoTap, Tap};
+use protocol::{MacAddress, NetOptions};
+
+use crate::device::{Interface, Net};
+use crate::error::Error;
+use crate::exit_code::Code;
+use crate::inputs::Purpose;
+use crate::open;
+
+/// What stands behind a network device.
+#[derive(Debug)]
+pub struct Network {
+    /// The tap's queue; none if it was only looked at.
+    fd: Option<OwnedFd>,
+    /// The interface.
+    pub name: String,
+    /// Whether the interface is made for this machine, and goes with it.
+    pub made: bool,
+    /// What the program is told.
+    pub options: NetOptions,
+}
+
+impl Network {
+    /// What the program is handed.
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.fd.as_ref().map(AsFd::as_fd)
+    }
+}
+
+/// Attaches to the tap, or makes it; only to look leaves it alone.
+pub fn open(net: &Net, purpose: Purpose) -> Result<Network, Error> {
+    let wrong = |why: NoTap| match &net.interface {
+        Interface::Named(name) => refuse("use tap", PathBuf::from(name), why),
+        Interface::Inherited(number) => refuse("use the tap of descriptor", number.to_string().into(), why),
+    };
+    let tap = match (&net.interface, purpose) {
+        (Interface::Named(name), Purpose::Run) if tap::is_there(name) => tap::attach(name),
+        (Interface::Named(name), Purpose::Run) => tap::make(name, net.mtu),
+        (Interface::Named(name), Purpose::DryRun) => {
+            tap::look().map_err(wrong)?;
+            return Ok(network(net, None, name.clone(), !tap::is_there(name), false));
+        }
+        (Interface::Inherited(number), _) => tap::inherited(*number),
+    };
+    let Tap { fd, name, segments_udp, made } = tap.map_err(wrong)?;
+    Ok(network(net, Some(fd), name, made, segments_udp))
+}
+
+fn network(net: &Net, fd: Option<OwnedFd>, name: String, made: bool, segments_udp: bool) -> Network {
+    let mac = net.mac.unwrap_or_else(|| usual_mac(open::machine_id(), &name));
+    let options = NetOptions { mac, any_source: net.any_source, mtu: net.mtu, segments_udp };
+    Network { fd, name, made, options }
+}
+
+fn refuse(what: &'static str, path: PathBuf, why: NoTap) -> Error {
+    Error::Path { what, path, text: why.to_string(), code: Code::Resource }
+}
+
+/// See above.
+#[expect(
+    deprecated,
+    reason = "the one hasher of the standard library whose algorithm has a name, and so stays"
+)]
+fn usual_mac([first, second]: [u64; 2], interface: &str) -> MacAddress {
+    let mut hasher = std::hash::SipHasher::new_with_keys(first, second);
+    hasher.write(interface.as_bytes());
+    let [a, b, c, d, e, f, ..] = hasher.finish().to_be_bytes();
+    MacAddress::local([a, b, c, d, e, f])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_usual_address_is_the_same_each_time_and_nobody_elses() {
+        // The key 00 01 … 0f of the paper's test vectors, and what its reference implementation makes of "tap0".
+        let id = [0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908];
+        assert_eq!(usual_mac(id, "tap0").to_string(), "32:0a:ea:3d:7e:3a");
+        assert_ne!(usual_mac(id, "tap0"), usual_mac(id, "tap1"));
+        assert_ne!(usual_mac(id, "tap0"), usual_mac([id[0] + 1, id[1]], "tap0"));
+        assert_ne!(usual_mac(id, "tap0"), usual_mac([id[0], id[1] + 1], "tap0"));
+    }
+
+    #[test]
+    fn to_look_neither_makes_nor_attaches() {
+        let interface = Interface::Named("no-such-tap0".to_owned());
+        let net = Net { interface, mac: None, mtu: Some(1400), any_source: false };
+        if tap::look().is_err() {
+            return assert!(open(&net, Purpose::DryRun).unwrap_err().to_string().contains("/dev/net/tun"));
+        }
+        let looked = open(&net, Purpose::DryRun).unwrap();
+        assert!(looked.descriptor().is_none() && looked.made && !tap::is_there("no-such-tap0"));
+        assert_eq!(looked.options.mtu, Some(1400));
+    }
+}
