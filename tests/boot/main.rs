@@ -15,4 +15,6 @@ mod entropy;
 #[cfg(test)]
 mod kills;
 #[cfg(test)]
+mod network;
+#[cfg(test)]
 mod sizes;

@@ -7,6 +7,7 @@
 
 mod capture;
 mod disk;
+pub mod echo;
 mod environment;
 mod error;
 pub mod front_end;
