@@ -25,6 +25,8 @@ mod many;
 #[cfg(test)]
 mod one_disk;
 #[cfg(test)]
+mod one_network;
+#[cfg(test)]
 mod plan;
 #[cfg(test)]
 mod regions;

@@ -1,0 +1,68 @@
+//! A guest whose network dies again and again under one TCP connection, which goes on.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use protocol::tap;
+use system_tests::echo::{Echo, Listener};
+use system_tests::network::{again_inside, ip, is_inside};
+use system_tests::{Machine, Result, Running, children, warnings, within};
+
+use crate::plan::Plan;
+
+/// The deaths of a run that has to be short.
+const KILLS: usize = 20;
+/// Longer than a program must have served for its death not to be counted with the one before.
+const SETTLED: Duration = Duration::from_millis(1100);
+
+fn device(running: &Running) -> Result<i32> {
+    within("a process device-net", || {
+        children(running.pid()).into_iter().find(|process| process.name == "device-net").map(|it| it.pid)
+    })
+}
+
+/// Kills the program at any moment of its work, each time a whole one, with the stream going on in between.
+fn kill_over_and_over(running: &Running, echo: &Echo, plan: &mut Plan) -> Result<()> {
+    for death in 1..=plan.kills {
+        let before = echo.came_back();
+        within("bytes that come back", || (echo.came_back() > before).then_some(()))?;
+        std::thread::sleep(SETTLED.saturating_add(plan.moment()));
+        kill(Pid::from_raw(device(running)?), Signal::SIGKILL).expect("it lives");
+        running.wait_for_log("the successor", |log| {
+            (log.matches("vmm: device net0 serves again").count() >= death).then_some(())
+        })?;
+    }
+    let before = echo.came_back();
+    within("bytes that come back", || (echo.came_back() > before).then_some(()))
+}
+
+#[test]
+fn a_tcp_connection_outlives_every_death_of_its_network() -> Result<()> {
+    if !is_inside() {
+        return again_inside("one_network::a_tcp_connection_outlives_every_death_of_its_network");
+    }
+    let mut plan = Plan::of_environment(KILLS);
+    println!("VMM_KILLS={} VMM_SEED={}", plan.kills, plan.seed);
+    let listener = Listener::new()?;
+    let running = Machine::new("network").option("cpus", "2").option("device", "net,tap=made0").start()?;
+    within("the interface that vmm makes", || tap::is_there("made0").then_some(()))?;
+    ip("address add 10.9.0.1/24 dev made0")?;
+    let (echo, over) = (listener.accept()?, AtomicBool::new(false));
+    let moved = std::thread::scope(|scope| {
+        let stream = scope.spawn(|| echo.compare(|_| over.load(Relaxed)));
+        let killed = kill_over_and_over(&running, &echo, &mut plan);
+        over.store(true, Relaxed);
+        let moved = stream.join().expect("no panic");
+        killed.and(moved)
+    });
+    let moved = moved.inspect_err(|_| println!("{}\n{}", running.console(), running.log()))?;
+    let ended = running.wait()?;
+    assert_eq!(ended.code(), Some(0), "{}", ended.everything());
+    assert_eq!(ended.said("echo-ended")?, "0");
+    assert_eq!(ended.log.matches("vmm: device net0 died: killed by SIGKILL").count(), plan.kills);
+    println!("measured: {moved} bytes sent and come back over {} deaths", plan.kills);
+    warnings::none_of_ours(&ended)
+}
