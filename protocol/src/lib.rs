@@ -35,6 +35,7 @@ pub use error::Error;
 pub use fields::Fields;
 pub use message::Message;
 pub use messages::{
+    console::{ConsoleOptions, ConsoleSize, NoConsoleSize},
     control::{DeviceStatus, FromLauncher, ReplaceDevice, Replaced, ToLauncher},
     from_core::{
         Counter, Counters, DeviceLost, Exit, Failure, FailureKind, FromCore, Ready, Reconnected, Refused,

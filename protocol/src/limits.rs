@@ -26,6 +26,10 @@ pub const MAX_SERIAL: usize = 20;
 pub const MIN_MTU: u16 = 68;
 /// The largest: with its Ethernet header a frame has 65535 bytes.
 pub const MAX_MTU: u16 = 65521;
+/// Columns, and rows, of a console.
+pub const MAX_CONSOLE_SIZE: u16 = 9999;
+/// Bytes that a console's file is let grow to if nobody says otherwise: a boot log has some 50 KiB.
+pub const DEFAULT_CONSOLE_FILE: u64 = 64 << 20;
 /// Entries of a list of counters or of lacking layers.
 pub const MAX_ENTRIES: usize = 64;
 /// Bytes of a device's keep: what of its state outlives its process ([`crate::ToDevice::Keep`]).

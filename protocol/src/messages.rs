@@ -1,5 +1,6 @@
 //! The messages of each direction.
 
+pub(crate) mod console;
 pub(crate) mod control;
 pub(crate) mod from_core;
 pub(crate) mod from_device;

@@ -4,11 +4,11 @@
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
 use protocol::{
-    Abandon, AttachDevice, BlkOptions, Connect, CoreSetup, Counter, Counters, DeviceLost, DeviceOptions,
-    DeviceSetup, DeviceStatus, Error, Exit, Failure, FailureKind, FromCore, FromDevice, FromLauncher,
-    FromSpawner, MemoryRegion, Message, NetOptions, NotConnected, Phase, Ready, Reconnect, Reconnected,
-    Refused, Replace, ReplaceDevice, Replaced, Respawn, SpawnFailed, Spawned, ToCore, ToDevice, ToLauncher,
-    ToSpawner, Violation, ViolationFrame, frame, limits,
+    Abandon, AttachDevice, BlkOptions, Connect, ConsoleOptions, ConsoleSize, CoreSetup, Counter, Counters,
+    DeviceLost, DeviceOptions, DeviceSetup, DeviceStatus, Error, Exit, Failure, FailureKind, FromCore,
+    FromDevice, FromLauncher, FromSpawner, MemoryRegion, Message, NetOptions, NotConnected, Phase, Ready,
+    Reconnect, Reconnected, Refused, Replace, ReplaceDevice, Replaced, Respawn, SpawnFailed, Spawned, ToCore,
+    ToDevice, ToLauncher, ToSpawner, Violation, ViolationFrame, frame, limits,
 };
 use std::fmt::Debug;
 
@@ -66,6 +66,12 @@ fn net(mtu: Option<u16>) -> DeviceSetup {
     DeviceSetup { name: "d".into(), options: DeviceOptions::Net(options), blamed: false, keep: false }
 }
 
+fn console(size: Option<(u16, u16)>, file_limit: Option<u64>) -> DeviceSetup {
+    let size = size.map(|(columns, rows)| ConsoleSize { columns, rows });
+    let options = DeviceOptions::Console(ConsoleOptions { size, file_limit });
+    DeviceSetup { name: "d".into(), options, blamed: false, keep: false }
+}
+
 #[test]
 fn launcher_to_core() {
     golden(&ToCore::Setup(setup()), 0x0101, "0100fc000000080203613d62010000");
@@ -105,6 +111,8 @@ fn launcher_to_device_and_back() {
     golden(&ToDevice::Setup(rng()), 0x0301, "01640100");
     golden(&ToDevice::Setup(net(None)), 0x0301, "016402525400abcd0100000100");
     golden(&ToDevice::Setup(net(Some(1500))), 0x0301, "016402525400abcd0100fbdc050100");
+    golden(&ToDevice::Setup(console(None, None)), 0x0301, "01640300000000");
+    golden(&ToDevice::Setup(console(Some((80, 24)), Some(300))), 0x0301, "0164035018fb2c0100");
     let blamed = |setup| ToDevice::Setup(DeviceSetup { blamed: true, ..setup });
     golden(&blamed(blk()), 0x0301, "01640001000173018002010100020101");
     golden(&blamed(rng()), 0x0301, "01640101020101");
@@ -262,6 +270,9 @@ fn values_beyond_their_limits_are_neither_sent_nor_received() {
     }
     for mtu in [0, 67, 65522] {
         assert!(matches!(ToDevice::Setup(net(Some(mtu))).encode(), Err(Error::Limit { .. })), "{mtu}");
+    }
+    for setup in [console(Some((0, 24)), None), console(Some((80, 10000)), None), console(None, Some(0))] {
+        assert!(matches!(ToDevice::Setup(setup).encode(), Err(Error::Limit { .. })));
     }
     // 33 vCPUs as a peer would write them.
     let body = [1, 0, 0xfc, 0, 0, 0, 8, 33, 0, 0, 0, 0];

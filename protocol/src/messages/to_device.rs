@@ -1,5 +1,6 @@
 //! Launcher to device.
 
+use super::console::{self, ConsoleOptions};
 use super::net::{self, NetOptions};
 use super::{name, short, within};
 use crate::{Error, Fields, Message, Phase, fields, limits};
@@ -58,6 +59,8 @@ pub enum DeviceOptions {
     Rng,
     /// virtio-net. Since minor version 3.
     Net(NetOptions),
+    /// virtio-console. Since minor version 3.
+    Console(ConsoleOptions),
 }
 
 /// A disk.
@@ -83,6 +86,7 @@ enum Wire {
     Blk { readonly: bool, direct: bool, serial: String, queues: u16, queue_size: u16 },
     Rng,
     Net(net::Wire),
+    Console(console::Wire),
 }
 
 impl BlkOptions {
@@ -101,6 +105,7 @@ impl DeviceSetup {
             DeviceOptions::Blk(blk) => blk.check(),
             DeviceOptions::Rng => Ok(()),
             DeviceOptions::Net(net) => net.check(),
+            DeviceOptions::Console(console) => console.check(),
         }
     }
 
@@ -118,6 +123,10 @@ impl DeviceSetup {
             DeviceOptions::Net(net) => {
                 fields::encode("Setup", &(&self.name, Wire::Net(net.wire())), &own(Fields::default())?)
             }
+            DeviceOptions::Console(console) => {
+                let wire = Wire::Console(console.wire());
+                fields::encode("Setup", &(&self.name, wire), &own(Fields::default())?)
+            }
         }
     }
 
@@ -132,6 +141,7 @@ impl DeviceSetup {
             }
             Wire::Rng => DeviceOptions::Rng,
             Wire::Net(net) => DeviceOptions::Net(NetOptions::from_wire(&net)?),
+            Wire::Console(console) => DeviceOptions::Console(ConsoleOptions::from_wire(&console)),
         };
         Ok(Self { name, options, blamed, keep })
     }
