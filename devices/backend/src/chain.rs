@@ -104,6 +104,12 @@ impl<'a, 'm> Reader<'a, 'm> {
         Ok(())
     }
 
+    /// Cuts at `at` bytes from here: `self` keeps what is before, the rest is returned.
+    #[must_use]
+    pub fn split_off(&mut self, at: usize) -> Reader<'a, 'm> {
+        Reader(self.0.split_off(at))
+    }
+
     /// Whether each piece's address and length is a multiple of `alignment`, a power of two.
     #[must_use]
     pub fn is_aligned(&self, alignment: usize) -> bool {

@@ -75,6 +75,11 @@ pub enum Service {
 
 /// Serves a queue of requests, on a thread of its own.
 pub trait Handler: Send {
+    /// A batch of requests follows: as many as were available at one look, and at most as the ring has places. An order to
+    /// stop is looked for between two batches, not within, so that a handler that waits for something of the host has
+    /// to bound how long it waits in one.
+    fn begin_batch(&mut self) {}
+
     /// Handles one request to its end. `features` are those that the driver accepted.
     ///
     /// Returns the bytes written, counted from the start of the writable part without a gap: what the driver

@@ -3,7 +3,7 @@
 //! One system call for each direction, preadv2 and pwritev2, serves disks and event descriptors alike (offset
 //! -1 reads where the file stands), which keeps the serving filter short; and pwritev2 can make a write durable
 //! by itself (RWF_DSYNC). A packet is one call and no more, with what the device has of it in front of what lies in
-//! guest memory.
+//! guest memory; of a stream one call moves as much as it can.
 #![expect(unsafe_code, reason = "vectored I/O on guest memory, of which no Rust reference may exist")]
 
 use std::os::fd::{AsFd, AsRawFd};
@@ -22,6 +22,9 @@ const BATCH: usize = 128;
 pub(crate) const PIECES: usize = 254;
 /// With what comes in front and behind.
 const PACKET: usize = PIECES + 2;
+
+/// In front of a stream.
+const NOTHING: iovec = iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
 
 /// When a write counts as done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +51,21 @@ impl Writer<'_, '_> {
             // time as well, between `front` and `beyond`, which are borrowed here for the time of the call.
             unsafe { preadv2(file.as_fd().as_raw_fd(), vectors, count, -1, 0) }
         })
+    }
+
+    /// Reads once from `stream`, as much as there is and fits, and returns the bytes read: none at its end, or without room.
+    /// The writer has moved past them.
+    ///
+    /// # Errors
+    /// What preadv2 says: EAGAIN if there is nothing yet.
+    pub fn read_stream(&mut self, stream: &impl AsFd) -> Result<usize, Errno> {
+        let moved = packet(&self.0, NOTHING, None, |vectors, count| {
+            // SAFETY: `packet` passes `count` vectors: one that is empty, and live pieces of guest memory; the kernel
+            // writes there, as the guest may do at any time.
+            unsafe { preadv2(stream.as_fd().as_raw_fd(), vectors, count, -1, 0) }
+        })?;
+        self.0.advance(moved);
+        Ok(moved)
     }
 
     /// Reads from `file` at `offset` until this writer is full or the file ends, and returns the bytes read.
@@ -78,6 +96,19 @@ impl Reader<'_, '_> {
             // SAFETY: `packet` passes `count` vectors, `front` and live pieces of guest memory, all only read here.
             unsafe { pwritev2(file.as_fd().as_raw_fd(), vectors, count, -1, 0) }
         })
+    }
+
+    /// Writes once to `stream`, as much as it takes, and returns the bytes written. The reader has moved past them.
+    ///
+    /// # Errors
+    /// What pwritev2 says: EAGAIN if the stream takes nothing now.
+    pub fn write_stream(&mut self, stream: &impl AsFd) -> Result<usize, Errno> {
+        let moved = packet(&self.0, NOTHING, None, |vectors, count| {
+            // SAFETY: `packet` passes `count` vectors: one that is empty, and live pieces of guest memory, only read here.
+            unsafe { pwritev2(stream.as_fd().as_raw_fd(), vectors, count, -1, 0) }
+        })?;
+        self.0.advance(moved);
+        Ok(moved)
     }
 
     /// Writes all that is left to `file` at `offset` and returns the bytes written. The reader has moved past
@@ -235,6 +266,47 @@ mod tests {
         assert_eq!(writer.read_packet(&ours, &mut front).unwrap(), 12);
         theirs.send(&[7; 20]).unwrap();
         assert_eq!(writer.read_packet(&ours, &mut front).unwrap(), 13, "one more than there is room for");
+    }
+
+    #[test]
+    fn a_stream_gives_what_it_has_and_takes_what_it_can() {
+        use std::os::unix::net::UnixStream;
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut room = [0xEEu8; 8];
+        let slices: Vec<_> = room.chunks_mut(3).map(VolatileSlice::from).collect();
+        let mut writer = Writer::new(&slices);
+        assert_eq!(writer.read_stream(&ours), Err(Errno::EAGAIN));
+        theirs.write_all(b"abcd").unwrap();
+        assert_eq!((writer.read_stream(&ours), writer.remaining()), (Ok(4), 4));
+        theirs.write_all(b"efghij").unwrap();
+        assert_eq!((writer.read_stream(&ours), writer.remaining()), (Ok(4), 0));
+        drop((slices, theirs));
+        assert_eq!(&room, b"abcdefgh", "not a byte more than there was room for was taken");
+        let slices = [VolatileSlice::from(&mut room[..])];
+        let mut rest = Writer::new(&slices);
+        assert_eq!((rest.read_stream(&ours), rest.read_stream(&ours)), (Ok(2), Ok(0)), "and the end");
+
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut out = vec![7u8; 8 << 20];
+        let pieces: Vec<_> = out.chunks_mut(1000).map(VolatileSlice::from).collect();
+        assert!(pieces.len() > PIECES);
+        let mut reader = Reader::new(&pieces);
+        let mut taken = 0;
+        let ended = loop {
+            match reader.write_stream(&ours) {
+                Ok(moved) => taken += moved,
+                Err(errno) => break errno,
+            }
+        };
+        assert_eq!((ended, reader.remaining()), (Errno::EAGAIN, (8 << 20) - taken));
+        theirs.set_nonblocking(true).unwrap();
+        assert_eq!(
+            std::io::copy(&mut &theirs, &mut std::io::sink()).unwrap_err().kind(),
+            std::io::ErrorKind::WouldBlock
+        );
+        assert!(reader.write_stream(&ours).unwrap() > 0, "goes on where it was");
     }
 
     #[test]

@@ -135,6 +135,7 @@ impl Ring {
         // The area has them, in their order, which a second note would change.
         requests.iter().try_for_each(|request| self.mark(request.head))?;
         loop {
+            handler.begin_batch();
             self.handle(memory, &requests, handler, &mut pieces, counters)?;
             if stop.load(Relaxed) {
                 return Ok(Progress::Interrupted);
