@@ -2,8 +2,8 @@
 //!
 //! What is not limited here, and why: memory locking (the core may be asked for locked guest memory); the
 //! address space and CPU time (guest memory and guests are as large and as long as the user said); the size of
-//! files (device-blk writes the user's disk, the core its console, which may be a file, and the size of an
-//! in-flight memfd counts, too).
+//! files (device-blk writes the user's disk, core and device-console the console, which may be a file, and the size of
+//! an in-flight memfd counts, too).
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -42,7 +42,7 @@ pub fn of(program: Program) -> &'static [(Resource, u64)] {
             (Resource::RLIMIT_SIGPENDING, 256),
         ],
         // The same with one queue, or two.
-        Program::DeviceRng | Program::DeviceNet => &[
+        Program::DeviceRng | Program::DeviceNet | Program::DeviceConsole => &[
             (Resource::RLIMIT_CORE, 0),
             (Resource::RLIMIT_MSGQUEUE, 0),
             (Resource::RLIMIT_NOFILE, 384),

@@ -17,12 +17,14 @@ pub enum Program {
     DeviceRng,
     /// `device-net`.
     DeviceNet,
+    /// `device-console`.
+    DeviceConsole,
 }
 
 impl Program {
     /// Every program.
-    pub const ALL: [Self; 5] =
-        [Self::Launcher, Self::Core, Self::DeviceBlk, Self::DeviceRng, Self::DeviceNet];
+    pub const ALL: [Self; 6] =
+        [Self::Launcher, Self::Core, Self::DeviceBlk, Self::DeviceRng, Self::DeviceNet, Self::DeviceConsole];
 
     /// The name of the executable and of its policy file, `policies/x86_64/<name>.json`.
     pub fn name(self) -> &'static str {
@@ -32,6 +34,7 @@ impl Program {
             Self::DeviceBlk => "device-blk",
             Self::DeviceRng => "device-rng",
             Self::DeviceNet => "device-net",
+            Self::DeviceConsole => "device-console",
         }
     }
 
@@ -40,7 +43,7 @@ impl Program {
         match self {
             Self::Launcher => &[Stage::Serve, Stage::Spawner],
             Self::Core => &[Stage::Setup, Stage::Control, Stage::Vcpu],
-            Self::DeviceBlk | Self::DeviceRng | Self::DeviceNet => {
+            Self::DeviceBlk | Self::DeviceRng | Self::DeviceNet | Self::DeviceConsole => {
                 &[Stage::Setup, Stage::Serve, Stage::StandAlone]
             }
         }

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 /// The names of the product's programs.
-const PROGRAMS: [&str; 5] = ["vmm", "vmm-core", "device-blk", "device-rng", "device-net"];
+const PROGRAMS: [&str; 6] = ["vmm", "vmm-core", "device-blk", "device-rng", "device-net", "device-console"];
 
 /// A live process.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

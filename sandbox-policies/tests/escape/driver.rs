@@ -16,12 +16,13 @@ use crate::attempts::{self, Attempt, Hand};
 use crate::probe::{self, word};
 
 /// The confinements that attempts are made in.
-const CONFINEMENTS: [(Program, Stage); 13] = [
+const CONFINEMENTS: [(Program, Stage); 16] = [
     (Program::Launcher, Stage::Serve),
     (Program::Core, Stage::Setup),
     (Program::DeviceBlk, Stage::Setup),
     (Program::DeviceRng, Stage::Setup),
     (Program::DeviceNet, Stage::Setup),
+    (Program::DeviceConsole, Stage::Setup),
     (Program::Core, Stage::Control),
     (Program::Core, Stage::Vcpu),
     (Program::DeviceBlk, Stage::Serve),
@@ -30,6 +31,8 @@ const CONFINEMENTS: [(Program, Stage); 13] = [
     (Program::DeviceRng, Stage::StandAlone),
     (Program::DeviceNet, Stage::Serve),
     (Program::DeviceNet, Stage::StandAlone),
+    (Program::DeviceConsole, Stage::Serve),
+    (Program::DeviceConsole, Stage::StandAlone),
 ];
 
 /// `SIGSYS`, which ends a process whose system call was refused.

@@ -39,10 +39,11 @@ pub fn run(who: &str) -> Result<Count, String> {
         (Program::DeviceBlk, Stage::Serve),
         (Program::DeviceRng, Stage::Serve),
         (Program::DeviceNet, Stage::Serve),
+        (Program::DeviceConsole, Stage::Serve),
     ] {
         count.add(&format!("{who} panic in {} {}", program.name(), stage.key()), panics(program, stage));
     }
-    for program in [Program::Core, Program::DeviceBlk, Program::DeviceRng, Program::DeviceNet] {
+    for program in Program::ALL.into_iter().filter(|program| *program != Program::Launcher) {
         count.add(&format!("{who} in-flight region of {}", program.name()), makes_in_flight_region(program));
     }
     for kinds in ["user", "user,mnt,pid,net,ipc,uts,cgroup", "net,cgroup", RIGHTLESS] {

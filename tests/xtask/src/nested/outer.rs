@@ -12,7 +12,7 @@ use crate::host;
 use crate::workspace::Workspace;
 
 /// The product's programs.
-const PROGRAMS: [&str; 5] = ["vmm", "vmm-core", "device-blk", "device-rng", "device-net"];
+const PROGRAMS: [&str; 6] = ["vmm", "vmm-core", "device-blk", "device-rng", "device-net", "device-console"];
 
 /// Writes the initramfs for `job` into `folder`.
 pub fn initramfs(
