@@ -123,6 +123,19 @@ pub const DEVICE_BLK: Expectation = Expectation {
     ],
 };
 
+/// `device-console`, on a pseudoterminal.
+pub const DEVICE_CONSOLE: Expectation = Expectation {
+    threads: &["device-console", "device-console", "device-console"],
+    others: &[
+        ("/memfd:inflight (deleted)", 2),
+        ("/dev/ptmx", 1),
+        // To wake each queue's thread, and what is waited for where no input can come.
+        ("anon_inode:[eventfd]", 3),
+        ("socket", 1),
+    ],
+    ..DEVICE_RNG
+};
+
 /// `device-rng`.
 pub const DEVICE_RNG: Expectation = Expectation {
     threads: &["device-rng", "device-rng"],

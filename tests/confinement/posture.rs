@@ -13,8 +13,8 @@ use system_tests::{Result, Running, within};
 
 use crate::driver::DONE;
 use crate::expectations::{
-    CORE, DEVICE_BLK, DEVICE_NET, DEVICE_RNG, Expectation, IDS, KERNEL_THREAD, LAUNCHER, MOUNT, NAMESPACES,
-    UMASK,
+    CORE, DEVICE_BLK, DEVICE_CONSOLE, DEVICE_NET, DEVICE_RNG, Expectation, IDS, KERNEL_THREAD, LAUNCHER,
+    MOUNT, NAMESPACES, UMASK,
 };
 use crate::guest::Guest;
 use crate::house::{House, Who};
@@ -77,13 +77,23 @@ fn compare_all(who: Who) -> Result<()> {
 
 #[test]
 fn the_process_of_a_generator_is_confined_as_written() -> Result<()> {
+    compare_beside("rng", "device-rng", &DEVICE_RNG)
+}
+
+#[test]
+fn the_process_of_a_console_is_confined_as_written() -> Result<()> {
+    compare_beside("console,pty=on", "device-console", &DEVICE_CONSOLE)
+}
+
+/// The process of a second device, which its guest does not drive.
+fn compare_beside(device: &str, program: &str, expectation: &Expectation) -> Result<()> {
     let house = House::new(Who::OrdinaryUser)?;
-    let running = house.start_beside(Guest::Halts, None, "", &["rng"])?;
+    let running = house.start_beside(Guest::Halts, None, "", &[device])?;
     running.wait_for_log("the line on confinement", |log| confinement(log).map(drop))?;
-    let pid = program_among(running.pid(), "device-rng").expect("a live device-rng");
+    let pid = program_among(running.pid(), program).expect("a live process of it");
     let posture = posture::read(pid).expect("a live process");
     let identity = identity(&house, &running, Some(2));
-    let different = compare(&posture, &DEVICE_RNG, &identity, &house).0;
+    let different = compare(&posture, expectation, &identity, &house).0;
     assert!(different.is_empty(), "{}", different.join("\n"));
     drop(running);
     house.check_left()

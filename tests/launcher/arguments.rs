@@ -74,6 +74,21 @@ fn options_that_contradict_each_other() -> Result<()> {
 }
 
 #[test]
+fn a_console_is_said_to_be_in_one_place() -> Result<()> {
+    for (options, says_what) in [
+        ("", "say where it is, once"),
+        (",pty=on,path=/log", "say where it is, once"),
+        (",pty=on,size=80", "80x24"),
+        (",ptty=on", "did you mean 'pty'"),
+    ] {
+        says(&refused(USAGE, &[KERNEL, &format!("--device=console{options}")])?, &["console0", says_what]);
+    }
+    let both = [KERNEL, "--console=stdio", "--device=console,stdio=on"];
+    says(&refused(USAGE, &both)?, &["console0", "--console=stdio"]);
+    Ok(())
+}
+
+#[test]
 fn a_machine_is_controlled_by_name_and_word() -> Result<()> {
     says(&refused(USAGE, &["ctl"])?, &["VM"]);
     says(&refused(USAGE, &["ctl", "vm.sock"])?, &["devices", "replace-device"]);

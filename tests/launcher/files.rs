@@ -41,6 +41,27 @@ fn a_kernel_or_a_disk_that_is_a_folder() -> Result<()> {
 }
 
 #[test]
+fn a_console_where_none_can_be() -> Result<()> {
+    let text = file(b"text")?;
+    let kernel = kernel(text.path());
+    for (place, parts) in [
+        ("path=/proc", ["/proc", "directory"]),
+        ("path=/nowhere/at/all", ["/nowhere/at/all", "No such file"]),
+        ("connect=/nowhere/at/all", ["/nowhere/at/all", "No such file"]),
+        ("listen=/nowhere/at/all", ["/nowhere/at/all", "No such file"]),
+    ] {
+        says(&refused(RESOURCE, &[kernel.clone(), format!("--device=console,{place}")])?, &parts);
+    }
+    // Standard input of these tests is a pipe.
+    says(&refused(USAGE, &[kernel.clone(), "--device=console,stdio=on".to_owned()])?, &["no terminal"]);
+    // What a disk has is no console's.
+    let disk = Disk::empty(1 << 20)?;
+    let console = format!("--device=console,path={}", disk.path().display());
+    says(&refused(USAGE, &[kernel, device(disk.path(), ""), console])?, &["console0", "blk0's already"]);
+    Ok(())
+}
+
+#[test]
 fn a_kernel_that_is_none() -> Result<()> {
     let text = file("no kernel at all\n".repeat(1000).as_bytes())?;
     says(&refused(KERNEL, &[kernel(text.path())])?, &["kernel"]);

@@ -44,6 +44,12 @@ Devices:
       path=FILE (/dev/urandom)                        queue-size=N (256)
       on-failure=restart|fail|stop (restart)          give-up=fail|stop (stop)
       spare=on|off (off)
+  console            a virtio-console (hvc0 in Linux), served by device-console; say where, once:
+      path=FILE (a file, a pipe or a terminal)        pty=on (a pseudoterminal that is made)
+      connect=PATH, listen=PATH (a Unix socket)       stdio=on (this terminal; the serial port then goes nowhere)
+      size=COLUMNSxROWS       limit=SIZE|off (64M: how large a file may become)
+      queue-size=N (256)      on-failure=restart|fail|stop (restart)
+      give-up=fail|stop (stop)                        spare=on|off (off)
   TYPE,socket=PATH   any virtio device, served by the vhost-user back end that listens there
       queues=N                queue-size=N (256)
       on-failure=restart|fail|stop (restart: connect again as soon as somebody listens again)

@@ -1,9 +1,10 @@
 //! What a device's words mean: the typed device behind a [`DeviceOption`].
 //!
-//! Two kinds exist: those that a program of ours serves (`blk` with `path=`, `net` with `tap=` or `fd=`, `rng`), and those of every virtio type
-//! that somebody else's vhost-user back end serves (`socket=`). An option that the kind does not know is an
+//! Two kinds exist: those that a program of ours serves (`blk` with `path=`, `net` with `tap=` or `fd=`, `rng`,
+//! `console`), and those of every virtio type that somebody else's vhost-user back end serves (`socket=`). An option that the kind does not know is an
 //! error that names the nearest; nothing is guessed from the contents of a file.
 
+pub mod console;
 mod net;
 
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use crate::device_option::DeviceOption;
 use crate::error::Error;
 use crate::nearest;
 
+use console::Console;
 pub use net::{Interface, Net};
 
 /// virtio device types by the names that the field uses (virtio 1.3, section 5).
@@ -89,6 +91,13 @@ pub enum GiveUp {
     Stop,
 }
 
+impl Device {
+    /// Whether it has the terminal on standard input.
+    pub fn is_on_stdio(&self) -> bool {
+        matches!(&self.back_end, BackEnd::Console(console) if console.place == console::Place::Stdio)
+    }
+}
+
 /// Who serves a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BackEnd {
@@ -98,6 +107,8 @@ pub enum BackEnd {
     Net(Net),
     /// `device-rng`, from this generator of the host.
     Rng(PathBuf),
+    /// `device-console`.
+    Console(Console),
     /// Whoever listens there.
     Socket(PathBuf),
 }
@@ -109,6 +120,7 @@ impl BackEnd {
             BackEnd::Blk(_) => Some(Program::DeviceBlk),
             BackEnd::Net(_) => Some(Program::DeviceNet),
             BackEnd::Rng(_) => Some(Program::DeviceRng),
+            BackEnd::Console(_) => Some(Program::DeviceConsole),
             BackEnd::Socket(_) => None,
         }
     }
@@ -159,6 +171,7 @@ fn device(word: &DeviceOption, slot: u8, name: String) -> Result<Device, Error> 
         (None, "blk") => BackEnd::Blk(options.blk(queues, queue_size)?),
         (None, "net") => BackEnd::Net(options.net(queues)?),
         (None, "rng") => BackEnd::Rng(options.rng(queues)?),
+        (None, "console") => BackEnd::Console(options.console(queues)?),
         (None, kind) => {
             let text =
                 format!("no program of vmm serves it: name a vhost-user back end with {kind},socket=PATH");
@@ -173,6 +186,7 @@ fn device(word: &DeviceOption, slot: u8, name: String) -> Result<Device, Error> 
     let queues = match back_end {
         BackEnd::Blk(_) | BackEnd::Rng(_) => queues.unwrap_or(1),
         BackEnd::Net(_) => net::QUEUES,
+        BackEnd::Console(_) => console::QUEUES,
         BackEnd::Socket(_) => queues.unwrap_or(0),
     };
     let virtio_type = *virtio_type;

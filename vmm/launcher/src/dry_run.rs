@@ -46,6 +46,7 @@ pub fn plan(machine: &Machine, inputs: &Inputs) -> String {
             let resource = match device.back_end {
                 BackEnd::Rng(_) => "generator",
                 BackEnd::Net(_) => "tap",
+                BackEnd::Console(_) => "console",
                 BackEnd::Blk(_) | BackEnd::Socket(_) => "disk",
             };
             add(granted(&device.name, &["vhost-user socket".to_owned(), resource.to_owned()]));
@@ -80,6 +81,7 @@ fn opened(machine: &Machine, inputs: &Inputs) -> Vec<String> {
             (BackEnd::Net(net), Resource::Network(network)) => tap(device, net, network),
             (BackEnd::Net(_), _) => format!("open   a tap: {}", device.name),
             (BackEnd::Rng(path), _) => format!("open   {} for reading: {}", path.display(), device.name),
+            (BackEnd::Console(console), _) => format!("{}: {}", console.place, device.name),
             (BackEnd::Socket(path), _) => {
                 format!("connect to {}: {}, back end of somebody else", path.display(), device.name)
             }

@@ -190,7 +190,7 @@ fn threads(machine: &Machine, device: &Device) -> u64 {
 fn socket(device: &Device) -> Option<(u8, &Path)> {
     match &device.back_end {
         BackEnd::Socket(path) => Some((device.slot, path)),
-        BackEnd::Blk(_) | BackEnd::Net(_) | BackEnd::Rng(_) => None,
+        BackEnd::Blk(_) | BackEnd::Net(_) | BackEnd::Rng(_) | BackEnd::Console(_) => None,
     }
 }
 

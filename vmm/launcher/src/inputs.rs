@@ -9,12 +9,14 @@ use sandbox_policies::Program;
 
 use crate::config::Console;
 use crate::control_socket::ControlSocket;
+use crate::device::console::{Console as VirtioConsole, Place};
 use crate::device::{BackEnd, Device, Interface};
 use crate::error::Error;
 use crate::machine::Machine;
 use crate::network::{self, Network};
-use crate::open::{self, Disk};
+use crate::open::{self, Disk, OpenConsole};
 use crate::programs::{self, Executable};
+use crate::report;
 
 /// Whether opening may be seen by others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +61,8 @@ pub enum Resource {
     Network(Network),
     /// For one too: a generator.
     Generator(OwnedFd),
+    /// For one too: where a console is.
+    Console(OpenConsole),
     /// A connected back end of somebody else.
     Connected(OwnedFd),
     /// One that was only looked at.
@@ -76,12 +80,24 @@ impl Resource {
                 Some((DeviceOptions::Net(network.options.clone()), network.descriptor()?))
             }
             (Resource::Generator(fd), BackEnd::Rng(_)) => Some((DeviceOptions::Rng, fd.as_fd())),
+            (Resource::Console(open), BackEnd::Console(console)) => {
+                Some((DeviceOptions::Console(console.options.clone()), open.fd.as_fd()))
+            }
             _ => None,
         }
     }
 }
 
 impl Inputs {
+    /// The other ends of the consoles' pseudoterminals, to be kept as long as the machine runs.
+    pub fn take_other_ends(&mut self) -> Vec<OwnedFd> {
+        let consoles = self.resources.iter_mut().filter_map(|resource| match resource {
+            Resource::Console(console) => console.other_end.take(),
+            _ => None,
+        });
+        consoles.map(|(fd, _)| fd).collect()
+    }
+
     /// Opens all, in the order in which a person would name them.
     pub fn open(machine: &Machine, purpose: Purpose) -> Result<Inputs, Error> {
         let kernel = open::image("read kernel", &machine.kernel, machine.memory)?;
@@ -120,6 +136,8 @@ fn resources(devices: &[Device], purpose: Purpose) -> Result<Vec<Resource>, Erro
             (BackEnd::Blk(blk), _) => Resource::Disk(open::disk(blk)?),
             (BackEnd::Net(net), _) => Resource::Network(network::open(net, purpose)?),
             (BackEnd::Rng(path), _) => Resource::Generator(open::generator(path)?),
+            (BackEnd::Console(console), Purpose::Run) => Resource::Console(opened_console(device, console)?),
+            (BackEnd::Console(_), Purpose::DryRun) => Resource::Looked,
             (BackEnd::Socket(path), Purpose::Run) => Resource::Connected(open::back_end(path)?),
             (BackEnd::Socket(_), Purpose::DryRun) => Resource::Looked,
         });
@@ -163,13 +181,33 @@ impl<'a> Claim<'a> {
                 ((what, Identity::Interface(&net.interface)), false)
             }
             BackEnd::Rng(_) => return Ok(None),
+            BackEnd::Console(console) => return Ok(Claim::of_console(device, console)),
         };
         Ok(Some(Claim { device: &device.name, what, identity, shared }))
+    }
+
+    /// A file or socket that is there already is this console's alone.
+    fn of_console(device: &'a Device, console: &'a VirtioConsole) -> Option<Claim<'a>> {
+        let (Place::Path(path) | Place::Connect(path) | Place::Listen(path)) = &console.place else {
+            return None;
+        };
+        let (number, inode) = open::identity(path)?;
+        let identity = Identity::File(number, inode);
+        Some(Claim { device: &device.name, what: format!("{path:?}"), identity, shared: false })
     }
 
     fn excludes(&self, other: &Claim<'_>) -> bool {
         self.identity == other.identity && !(self.shared && other.shared)
     }
+}
+
+/// Says where a pseudoterminal is: nobody else knows.
+fn opened_console(device: &Device, console: &VirtioConsole) -> Result<OpenConsole, Error> {
+    let open = open::virtio_console(&console.place)?;
+    if let Some((_, path)) = &open.other_end {
+        report::line(&device.name, &format!("the console is at {}", path.display()));
+    }
+    Ok(open)
 }
 
 fn console(console: &Console, purpose: Purpose) -> Result<Option<(OwnedFd, OwnedFd)>, Error> {

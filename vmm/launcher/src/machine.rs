@@ -51,6 +51,7 @@ impl Machine {
     /// Checks each setting and fills in what was not said.
     pub fn new(config: Config) -> Result<Machine, Error> {
         let huge_pages = config.hugepages.unwrap_or(HugePages::Off);
+        let devices = device::devices(&config.device)?;
         let timeout = config.shutdown_timeout.unwrap_or(DEFAULT_SHUTDOWN_TIMEOUT);
         Ok(Machine {
             kernel: config.kernel.ok_or(Error::NoKernel)?,
@@ -59,8 +60,8 @@ impl Machine {
             cpus: cpus(config.cpus.unwrap_or(1))?,
             memory: memory(config.memory.unwrap_or(DEFAULT_MEMORY), huge_pages)?,
             huge_pages,
-            devices: device::devices(&config.device)?,
-            console: config.console.unwrap_or(Console::Stdio),
+            console: console(config.console, &devices)?,
+            devices,
             events: config.events,
             control_socket: config.control_socket,
             sandbox: config.sandbox.unwrap_or(Sandbox::Required),
@@ -68,6 +69,28 @@ impl Machine {
             shutdown_timeout: Duration::from_secs(timeout),
             kvm: config.kvm.unwrap_or_else(|| PathBuf::from(DEFAULT_KVM)),
         })
+    }
+
+    /// Whether the terminal on standard input is the guest's.
+    pub fn has_terminal(&self) -> bool {
+        self.console == Console::Stdio || self.devices.iter().any(Device::is_on_stdio)
+    }
+}
+
+/// The serial port has the terminal unless a device has it.
+fn console(wanted: Option<Console>, devices: &[Device]) -> Result<Console, Error> {
+    let mut on_terminal = devices.iter().filter(|device| device.is_on_stdio());
+    let (first, second) = (on_terminal.next(), on_terminal.next());
+    let taken = |device: &Device, by: &str| {
+        let text = format!("stdio=on: the terminal is {by}'s; there is one");
+        Error::Device { name: device.name.clone(), text }
+    };
+    match (wanted, first, second) {
+        (_, Some(first), Some(second)) => Err(taken(second, &first.name)),
+        (Some(Console::Stdio), Some(device), None) => Err(taken(device, "--console=stdio")),
+        (Some(console), ..) => Ok(console),
+        (None, Some(_), None) => Ok(Console::None),
+        (None, None, _) => Ok(Console::Stdio),
     }
 }
 
@@ -119,6 +142,25 @@ mod tests {
         let machine = machine(|_| ()).unwrap();
         assert_eq!((machine.cpus, machine.memory, machine.huge_pages), (1, Size(512 << 20), HugePages::Off));
         assert_eq!((machine.console, machine.sandbox), (Console::Stdio, Sandbox::Required));
+    }
+
+    #[test]
+    fn there_is_one_terminal() {
+        let console = |console: Option<Console>, words: &[&str]| {
+            machine(|config| {
+                config.console = console;
+                config.device = words.iter().map(|word| word.parse().unwrap()).collect();
+            })
+            .map(|machine| (machine.has_terminal(), machine.console))
+        };
+        let (stdio, pty) = ("console,stdio=on", "console,pty=on");
+        assert_eq!(console(None, &[pty]).unwrap(), (true, Console::Stdio));
+        assert_eq!(console(None, &[stdio, pty]).unwrap(), (true, Console::None));
+        assert_eq!(console(Some(Console::None), &[pty]).unwrap(), (false, Console::None));
+        let said = console(Some(Console::Stdio), &[stdio]).unwrap_err().to_string();
+        assert!(said.contains("--console=stdio"), "{said}");
+        let said = console(None, &[stdio, stdio]).unwrap_err().to_string();
+        assert!(said.contains("console1") && said.contains("console0's"), "{said}");
     }
 
     #[test]

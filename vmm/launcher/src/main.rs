@@ -36,7 +36,7 @@ mod terminal;
 use std::io::Write;
 
 use cli::{CommandLine, Request};
-use config::{Config, Console};
+use config::Config;
 use error::Error;
 use exit_code::Code;
 use inputs::{Inputs, Purpose};
@@ -76,7 +76,8 @@ fn run(line: CommandLine) -> Result<Outcome, Error> {
     // All input is good. From here on there is something to put back and to end: the terminal and the processes do so
     // when they are dropped, and a signal is an event.
     let signals = Signals::take()?;
-    let _terminal = if machine.console == Console::Stdio { RawMode::enter()? } else { None };
+    let _terminal = if machine.has_terminal() { RawMode::enter()? } else { None };
+    let _other_ends = inputs.take_other_ends();
     let processes = handover::hand_over(&machine, &inputs, &memory)?;
     let journal = Journal::new(inputs.events.take());
     let clients = Clients::new(inputs.control.take());

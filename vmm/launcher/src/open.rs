@@ -5,6 +5,8 @@
 //! claim is a lock of the open file description: it goes with the descriptor to the device program and ends with
 //! the last copy, so that no crash leaves it behind.
 
+mod console;
+
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{ErrorKind, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
@@ -21,6 +23,8 @@ use crate::device::Blk;
 use crate::error::Error;
 use crate::exit_code::Code;
 use crate::size::Size;
+
+pub use console::{OpenConsole, virtio_console};
 
 /// Sectors of virtio-blk (virtio 1.3, 5.2.4).
 const SECTOR: u64 = 512;
@@ -220,6 +224,12 @@ fn claim(file: &File, readonly: bool) -> Result<(), Errno> {
         l_pid: 0,
     };
     fcntl(file, FcntlArg::F_OFD_SETLK(&lock)).map(drop)
+}
+
+/// What tells a file or socket that is there from others: file system and inode.
+pub fn identity(path: &Path) -> Option<(u64, u64)> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }
 
 /// The socket of a back end that somebody else runs: checked to be one, and what tells it from others.
