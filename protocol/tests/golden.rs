@@ -6,9 +6,9 @@
 use protocol::{
     Abandon, AttachDevice, BlkOptions, Connect, ConsoleOptions, ConsoleSize, CoreSetup, Counter, Counters,
     DeviceLost, DeviceOptions, DeviceSetup, DeviceStatus, Error, Exit, Failure, FailureKind, FromCore,
-    FromDevice, FromLauncher, FromSpawner, MemoryRegion, Message, NetOptions, NotConnected, Phase, Ready,
-    Reconnect, Reconnected, Refused, Replace, ReplaceDevice, Replaced, Respawn, SpawnFailed, Spawned, ToCore,
-    ToDevice, ToLauncher, ToSpawner, Violation, ViolationFrame, frame, limits,
+    FromDevice, FromLauncher, FromSpawner, MemoryRegion, Message, NetOptions, NotConnected, Phase, Rate,
+    Rates, Ready, Reconnect, Reconnected, Refused, Replace, ReplaceDevice, Replaced, Respawn, SpawnFailed,
+    Spawned, ToCore, ToDevice, ToLauncher, ToSpawner, Violation, ViolationFrame, frame, limits,
 };
 use std::fmt::Debug;
 
@@ -53,23 +53,41 @@ fn blk() -> DeviceSetup {
         queue_size: 128,
         discard: false,
     };
-    DeviceSetup { name: "d".into(), options: DeviceOptions::Blk(options), blamed: false, keep: false }
+    DeviceSetup {
+        name: "d".into(),
+        options: DeviceOptions::Blk(options),
+        blamed: false,
+        keep: false,
+        rates: Rates::default(),
+    }
 }
 
 fn rng() -> DeviceSetup {
-    DeviceSetup { name: "d".into(), options: DeviceOptions::Rng, blamed: false, keep: false }
+    DeviceSetup {
+        name: "d".into(),
+        options: DeviceOptions::Rng,
+        blamed: false,
+        keep: false,
+        rates: Rates::default(),
+    }
 }
 
 fn net(mtu: Option<u16>) -> DeviceSetup {
     let mac = "52:54:00:ab:cd:01".parse().unwrap();
     let options = NetOptions { mac, any_source: false, mtu, segments_udp: true };
-    DeviceSetup { name: "d".into(), options: DeviceOptions::Net(options), blamed: false, keep: false }
+    DeviceSetup {
+        name: "d".into(),
+        options: DeviceOptions::Net(options),
+        blamed: false,
+        keep: false,
+        rates: Rates::default(),
+    }
 }
 
 fn console(size: Option<(u16, u16)>, file_limit: Option<u64>) -> DeviceSetup {
     let size = size.map(|(columns, rows)| ConsoleSize { columns, rows });
     let options = DeviceOptions::Console(ConsoleOptions { size, file_limit });
-    DeviceSetup { name: "d".into(), options, blamed: false, keep: false }
+    DeviceSetup { name: "d".into(), options, blamed: false, keep: false, rates: Rates::default() }
 }
 
 #[test]
@@ -118,6 +136,9 @@ fn launcher_to_device_and_back() {
     golden(&blamed(rng()), 0x0301, "01640101020101");
     let with_keep = DeviceSetup { blamed: true, keep: true, ..rng() };
     golden(&ToDevice::Setup(with_keep), 0x0301, "01640102020101030101");
+    let rates = Rates { bandwidth: Some(Rate { per_second: 300, burst: 2 }), operations: Some(Rate::of(20)) };
+    let limited = DeviceSetup { rates, ..rng() };
+    golden(&ToDevice::Setup(limited), 0x0301, "016401020404fb2c010205021402");
     golden(&ToDevice::Keep, 0x0304, "00");
     golden(&FromDevice::Keeps, 0x0404, "00");
     assert_eq!((ToDevice::Keep.fds(), FromDevice::Keeps.fds()), (1, 0));

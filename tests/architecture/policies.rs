@@ -17,11 +17,11 @@ const BEFORE_SERVING: [&str; 3] = ["setup", "stand_alone", "spawner"];
 /// How many system calls a program may keep while it serves, over all its threads.
 ///
 /// device-rng is what every device needs and nothing else: to read, to write, to wait (2), to speak with both peers (2), to
-/// look at, map, unmap and close what they send (4), to end. device-net needs beside these to write frames and to set its
-/// tap's offloads; device-console to write output, to know how long it has waited for somebody to take it, and to accept
-/// whoever comes to read it.
+/// look at, map, unmap and close what they send (4), to tell the time where there is a limit to keep to, to end.
+/// device-net needs beside these to write frames and to set its tap's offloads; device-console to write output and to
+/// accept whoever comes to read it.
 const AIMS: [(&str, usize); 5] =
-    [("vmm-core", 20), ("device-blk", 14), ("device-rng", 11), ("device-net", 13), ("device-console", 14)];
+    [("vmm-core", 20), ("device-blk", 15), ("device-rng", 12), ("device-net", 14), ("device-console", 14)];
 
 /// Calls whose meaning lies in an argument: allowing one of these without a condition allows too much.
 const PINNED: [&str; 7] = ["clone", "ioctl", "madvise", "mmap", "mprotect", "personality", "prctl"];
@@ -250,7 +250,7 @@ mod tests {
     #[test]
     fn only_serving_stages_count() {
         let many: Vec<String> =
-            (0..15).map(|n| format!(r#"{{"syscall": "call{n}", "comment": "c"}}"#)).collect();
+            (0..16).map(|n| format!(r#"{{"syscall": "call{n}", "comment": "c"}}"#)).collect();
         assert_eq!(violations(&policies("device-blk", "serve", &many.join(","))).len(), 1);
         assert_eq!(violations(&policies("device-blk", "serve", &many[1..].join(","))), Vec::<String>::new());
         let before = policies("device-blk", "setup", READ);

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use protocol::{BlkOptions, DeviceOptions, DeviceSetup, FromDevice, Phase, ToDevice};
+use protocol::{BlkOptions, DeviceOptions, DeviceSetup, FromDevice, Phase, Rates, ToDevice};
 use system_tests::spawned::Spawned;
 use system_tests::stand_ins::{StandIns, monotonic};
 use system_tests::{Error, Result, Running, program};
@@ -144,6 +144,7 @@ fn spawn_to_ready(stand_ins: &StandIns) -> Result<u64> {
         options: DeviceOptions::Blk(options),
         blamed: false,
         keep: false,
+        rates: Rates::default(),
     };
     let program = program("device-blk")?;
     let started = monotonic()?;

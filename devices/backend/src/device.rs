@@ -19,7 +19,7 @@
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use crate::{Kept, Reader, Room, Writer};
+use crate::{Error, Kept, Reader, Room, Writer};
 
 /// A virtio device. One object for all its queues.
 pub trait Device: Send + Sync + 'static {
@@ -57,6 +57,21 @@ pub trait Device: Send + Sync + 'static {
     /// device is as if reset.
     fn restore(&self, _kept: &Kept) -> bool {
         false
+    }
+
+    /// Queues with the same number share the device's limits. One number, as here, makes them limits of the device; more
+    /// than one of each direction.
+    fn limited_with(&self, _queue: u16) -> u16 {
+        0
+    }
+
+    /// The device is limited: a request for more than so many bytes is to be refused, and not to be asked for. Called at
+    /// most once, before everything else.
+    ///
+    /// # Errors
+    /// [`Error::Resource`] where that is too little to work with.
+    fn bound_requests(&mut self, _bytes: u64) -> Result<(), Error> {
+        Ok(())
     }
 
     /// Makes who serves one queue. Called once per queue, before the serving filter: allocate here.

@@ -5,7 +5,7 @@
 //! Top to bottom: `program` decides which life this process has; `spawned` is the confined one and
 //! `stand_alone` the other. `connection` and `message` turn bytes into requests, `session` and
 //! `vring` obey them, `worker` and `ring` serve the queues, `chain` and `file_io` are what a device
-//! sees of a request or of a buffer. Of what outlives the process `inflight` notes the requests and `keep` the device's own state.
+//! sees of a request or of a buffer, `pace` holds them to the user's limits. Of what outlives the process `inflight` notes the requests and `keep` the device's own state.
 //!
 //! Of the rust-vmm crates this uses `vhost`'s message structures, `vm-memory`'s mappings and `virtio-queue`'s
 //! `Queue`. The module headers say which parts are not used and why.
@@ -22,6 +22,7 @@ mod keep;
 mod log;
 mod memory;
 mod message;
+mod pace;
 mod process;
 mod program;
 mod ring;

@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
 use lexopt::{Arg, Parser, ValueExt};
-use protocol::DeviceOptions;
+use protocol::{DeviceOptions, Rate, Rates};
 use sandbox_policies::Requirement;
 
 use crate::memory::Unsealed;
@@ -62,6 +62,45 @@ pub(crate) struct Options {
     pub(crate) requirement: Requirement,
     pub(crate) unsealed: Unsealed,
     pub(crate) front_end: Option<stand_alone::FrontEnd>,
+    pub(crate) limits: Limits,
+}
+
+/// The user's limits; a burst without its rate says nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Limits {
+    bandwidth: Option<u64>,
+    bandwidth_burst: Option<u64>,
+    operations: Option<u64>,
+    operations_burst: Option<u64>,
+}
+
+impl Limits {
+    /// Takes the option `name` if it is one of these.
+    fn argument(&mut self, name: &str, parser: &mut Parser) -> Result<bool, Error> {
+        let place = match name {
+            "bandwidth" => &mut self.bandwidth,
+            "bandwidth-burst" => &mut self.bandwidth_burst,
+            "operations" => &mut self.operations,
+            "operations-burst" => &mut self.operations_burst,
+            _ => return Ok(false),
+        };
+        *place = Some(parser.value()?.parse()?);
+        Ok(true)
+    }
+
+    pub(crate) fn rates(self) -> Result<Rates, Error> {
+        let rate = |name, per_second: Option<u64>, burst: Option<u64>| match (per_second, burst) {
+            (None, Some(_)) => Err(Error::Usage(format!("--{name}-burst goes with --{name}"))),
+            (per_second, burst) => Ok(per_second.map(|per_second| {
+                let usual = Rate::of(per_second);
+                Rate { burst: burst.unwrap_or(usual.burst), ..usual }
+            })),
+        };
+        Ok(Rates {
+            bandwidth: rate("bandwidth", self.bandwidth, self.bandwidth_burst)?,
+            operations: rate("operations", self.operations, self.operations_burst)?,
+        })
+    }
 }
 
 /// What the command line asks for.
@@ -100,6 +139,7 @@ fn parse<P: DeviceProgram>(mut parser: Parser) -> Result<Task<P::Arguments>, Err
         requirement: Requirement::Required,
         unsealed: Unsealed::Refuse,
         front_end: None,
+        limits: Limits::default(),
     };
     while let Some(argument) = parser.next()? {
         let name = match argument {
@@ -126,6 +166,7 @@ fn parse<P: DeviceProgram>(mut parser: Parser) -> Result<Task<P::Arguments>, Err
                 let number = parser.value()?.parse()?;
                 set_front_end(&mut options, stand_alone::FrontEnd::Inherited(number))?;
             }
+            other if options.limits.argument(other, &mut parser)? => {}
             other if P::argument(&mut arguments, other, &mut parser)? => {}
             other => return Err(Arg::Long(other).unexpected().into()),
         }
@@ -155,6 +196,8 @@ fn help<P: DeviceProgram>() -> String {
          \x20 --print-capabilities   say as JSON what this program can do, and end\n\
          \x20 --sandbox=WORD         required (default): every layer, or none of the service; available: what the\n\
          \x20                        host has\n\
+         \x20 --bandwidth=N          bytes a second at most, --bandwidth-burst=N at once after a pause, default a tenth
+         \x20 --operations=N         requests a second at most, --operations-burst=N as above
          \x20 --unsealed-memory      take guest memory that its owner can truncate, which would kill this program\n\
          \x20 -h, --help             this text, and end\n\n{}",
         P::HELP

@@ -19,14 +19,16 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::time::Duration;
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, VolatileSlice};
 
 use crate::chain::{Pieces, Table, collect};
 use crate::counters::QueueCounters;
 use crate::inflight::{BEGUN, InflightRing, Part, Taken};
 use crate::memory::MemoryTable;
+use crate::pace::Lane;
 use crate::{Error, Handler, Reader, Writer, fault_point, log};
 
 pub use arrivals::Room;
@@ -62,6 +64,8 @@ pub(crate) enum Progress {
     Idle,
     /// Nothing has arrived.
     Waiting,
+    /// The device has done as much as it may: more after this time.
+    Paced(Duration),
     /// Interrupted by `stop`.
     Interrupted,
 }
@@ -120,13 +124,14 @@ impl Ring {
         self.queue.next_avail()
     }
 
-    /// Serves until nothing is available or `stop` is set. Between two requests of a batch `stop` is not
-    /// looked at: what was taken is given back.
+    /// Serves until nothing is available, `stop` is set, or `lane` lets nothing begin. Between two requests of a batch
+    /// `stop` is not looked at: what was taken is given back.
     pub(crate) fn serve(
         &mut self,
         handler: &mut dyn Handler,
         counters: &QueueCounters,
         stop: &AtomicBool,
+        lane: &Lane,
     ) -> Result<Progress, Error> {
         let table = Arc::clone(&self.memory);
         let memory = table.memory();
@@ -136,13 +141,19 @@ impl Ring {
         requests.iter().try_for_each(|request| self.mark(request.head))?;
         loop {
             handler.begin_batch();
-            self.handle(memory, &requests, handler, &mut pieces, counters)?;
+            self.handle(memory, &requests, handler, &mut pieces, (counters, lane))?;
             if stop.load(Relaxed) {
                 return Ok(Progress::Interrupted);
             }
-            self.take(memory, &mut requests)?;
-            if requests.is_empty() && !self.queue.enable_notification(memory).map_err(|e| self.broken(e))? {
-                return Ok(Progress::Idle);
+            if let Err(wait) = lane.admit() {
+                return Ok(Progress::Paced(wait));
+            }
+            self.take(memory, &mut requests, lane.at_once())?;
+            if requests.is_empty() {
+                lane.withdraw();
+                if !self.queue.enable_notification(memory).map_err(|e| self.broken(e))? {
+                    return Ok(Progress::Idle);
+                }
             }
         }
     }
@@ -154,13 +165,18 @@ impl Ring {
         }
     }
 
-    /// Takes all that is available, in order, into `requests`.
-    fn take(&mut self, memory: &GuestMemoryMmap, requests: &mut Vec<Taken>) -> Result<(), Error> {
+    /// Takes what is available, in order, at most so many, into `requests`.
+    fn take(
+        &mut self,
+        memory: &GuestMemoryMmap,
+        requests: &mut Vec<Taken>,
+        most: usize,
+    ) -> Result<(), Error> {
         requests.clear();
         let queue = self.index;
         self.queue.disable_notification(memory).map_err(|source| Error::Queue { queue, source })?;
         let available = self.queue.iter(memory).map_err(|source| Error::Queue { queue, source })?;
-        requests.extend(available.map(|chain| Taken::new(chain.head_index())));
+        requests.extend(available.take(most).map(|chain| Taken::new(chain.head_index())));
         requests.iter().try_for_each(|request| {
             self.mark(request.head)?;
             self.inflight.as_mut().map_or(Ok(()), |area| area.taken(request.head))
@@ -183,11 +199,12 @@ impl Ring {
         requests: &[Taken],
         handler: &mut dyn Handler,
         pieces: &mut Pieces<'m>,
-        counters: &QueueCounters,
+        (counters, lane): (&QueueCounters, &Lane),
     ) -> Result<(), Error> {
         for group in requests.chunks(CALL_EVERY) {
             for request in group {
                 let written = self.answer(memory, *request, handler, pieces)?;
+                lane.pay(|| bytes(&pieces.readable).saturating_add(written.into()));
                 self.give_back(memory, request.head, written)?;
             }
             counters.requests.fetch_add(u64::try_from(group.len()).unwrap_or(0), Relaxed);
@@ -277,6 +294,11 @@ impl Ring {
     fn broken(&self, source: virtio_queue::Error) -> Error {
         Error::Queue { queue: self.index, source }
     }
+}
+
+/// What the driver gave to be read.
+fn bytes(slices: &[VolatileSlice<'_>]) -> u64 {
+    slices.iter().fold(0, |sum, slice| sum.saturating_add(u64::try_from(slice.len()).unwrap_or(u64::MAX)))
 }
 
 fn log_refusal(queue: u16, Taken { head, ended }: Taken) {

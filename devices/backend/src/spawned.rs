@@ -12,6 +12,7 @@ use crate::connection::{Connection, State};
 use crate::inflight::{InflightFile, Part};
 use crate::keep::Keep;
 use crate::memory::Unsealed;
+use crate::pace::{self, Lane};
 use crate::session::Session;
 use crate::state::DeviceState;
 use crate::vring::{MAX_QUEUE_SIZE, Vring};
@@ -48,10 +49,12 @@ pub(crate) fn serve<P: DeviceProgram>(requirement: Requirement, unsealed: Unseal
 fn serve_channel<P: DeviceProgram>(channel: &Channel, ready: Ready, unsealed: Unsealed) -> Result<(), Error> {
     // Receive, and check what was received.
     let Some((setup, socket, resource)) = receive_setup(channel)? else { return Ok(()) };
-    let device = Arc::new(P::device(setup.options, resource)?);
+    let mut device = P::device(setup.options, resource)?;
+    let lanes = pace::limit(&mut device, &setup.rates)?;
+    let device = Arc::new(device);
     let Ok(keep) = receive_keep(channel, setup.keep && device.kept().is_some())? else { return Ok(()) };
     process::use_one_heap(usize::from(device.queues()).saturating_add(1));
-    let mut session = prepare::<P>(&device, keep, unsealed, setup.blamed)?;
+    let mut session = prepare::<P>(&device, lanes, keep, (unsealed, setup.blamed))?;
     // Promise less: reading, writing, mapping what the front end sends, and little else.
     sandbox_policies::limit_processes()?;
     for vring in session.vrings() {
@@ -93,14 +96,15 @@ fn receive_keep(channel: &Channel, wanted: bool) -> Result<Result<Option<Keep<Pa
 /// Makes all that needs more than the serving filter: threads and the in-flight area.
 fn prepare<P: DeviceProgram>(
     device: &Arc<P::Device>,
+    lanes: Vec<Lane>,
     keep: Option<Keep<Part>>,
-    unsealed: Unsealed,
-    blamed: bool,
+    (unsealed, blamed): (Unsealed, bool),
 ) -> Result<Session, Error> {
     let inflight = InflightFile::create(device.queues(), MAX_QUEUE_SIZE)?;
     let confine = || sandbox_policies::stage_two(P::PROGRAM, Stage::Serve).map_err(Error::from);
     let workers = (0..device.queues())
-        .map(|queue| Worker::spawn(device.service(queue), confine))
+        .zip(lanes)
+        .map(|(queue, lane)| Worker::spawn(device.service(queue), lane, confine))
         .collect::<Result<Vec<_>, _>>()?;
     let state = DeviceState::new(Arc::clone(device) as Arc<dyn Device>, keep);
     Ok(Session::new(state, workers, inflight, unsealed, blamed))

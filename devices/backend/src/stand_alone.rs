@@ -49,6 +49,7 @@ pub(crate) fn run<P: DeviceProgram>(
         FrontEnd::Inherited(number) => Some(inherited(number)?),
         FrontEnd::Listen(_) => None,
     };
+    let rates = options.limits.rates()?;
     let (device, resource) = P::open(arguments)?;
     // From here on a signal waits until it is looked for, so that no socket file is left behind.
     let signals = signals()?;
@@ -61,8 +62,13 @@ pub(crate) fn run<P: DeviceProgram>(
     let (log, log_writer) = pipe2(OFlag::O_CLOEXEC).map_err(Error::system("make a pipe"))?;
     let child = spawn_self::<P>(&options, &theirs.into(), &log_writer)?;
     drop(log_writer);
-    let setup =
-        DeviceSetup { name: P::PROGRAM.name().to_owned(), options: device, blamed: false, keep: false };
+    let setup = DeviceSetup {
+        name: P::PROGRAM.name().to_owned(),
+        options: device,
+        blamed: false,
+        keep: false,
+        rates,
+    };
     control.send(&ToDevice::Setup(setup), &[socket.as_fd(), resource.as_fd()])?;
     drop((socket, resource));
     control.set_nonblocking(true)?;

@@ -1,7 +1,8 @@
 //! One thread per queue, for the life of the process: it serves the ring that it was given, or waits for one.
 //!
 //! It waits for one thing beside orders: the driver's kick, or, where there is room for it, an arrival. What could not be
-//! used is not waited for, so that it does not wake the thread again and again.
+//! used is not waited for, so that it does not wake the thread again and again. A ring that may not do more for now waits
+//! for that time to pass, and its driver's kicks with it.
 //!
 //! Threads are started before the serving filter, which has no clone. The control thread changes nothing
 //! in a ring that runs: it stops the worker, which hands the ring back drained (no request taken and not given
@@ -12,14 +13,17 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::time::TimeSpec;
 
 use crate::counters::QueueCounters;
 use crate::file_io::take_event;
 use crate::inflight::Kept;
+use crate::pace::Lane;
 use crate::ring::{Progress, Ring};
 use crate::{Error, Service, log};
 
@@ -63,6 +67,7 @@ impl Worker {
     /// Starts the thread. It calls `confine` first, and serves only when that succeeds.
     pub(crate) fn spawn(
         service: Service,
+        lane: Lane,
         confine: impl FnOnce() -> Result<(), Error> + Send + 'static,
     ) -> Result<Self, Error> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
@@ -82,7 +87,7 @@ impl Worker {
         let theirs = Arc::clone(&shared);
         let body = move || {
             theirs.put(Slot::Confined(confine()));
-            run(&theirs, service);
+            run(&theirs, service, &lane);
         };
         std::thread::Builder::new().spawn(body).map_err(|error| Error::System {
             action: "start a queue's thread",
@@ -144,27 +149,31 @@ impl Worker {
 /// What a thread waits for beside orders.
 enum Awaited<'a> {
     Nothing,
+    Time(Duration),
     Kick(BorrowedFd<'a>),
     Arrival(BorrowedFd<'a>),
 }
 
 /// The thread's life.
-fn run(shared: &Shared, mut service: Service) {
+fn run(shared: &Shared, mut service: Service, lane: &Lane) {
     let mut current: Option<Box<Ring>> = None;
     let mut broken = false;
     loop {
         if shared.ordered.swap(false, Acquire) {
             take_event(&shared.wake);
             obey(shared, &mut current, &mut broken);
+            // It may be that nothing is served any more, and others must not wait for that.
+            lane.leave();
         }
         let mut progress = Progress::Idle;
         if let Some(ring) = current.as_deref_mut().filter(|_| !broken) {
-            match serve(ring, &mut service, shared) {
+            match serve(ring, &mut service, shared, lane) {
                 Ok(Progress::Interrupted) => continue,
                 Ok(made) => progress = made,
                 Err(error) => {
                     log::line(&error);
                     ring.report_broken();
+                    lane.leave();
                     broken = true;
                 }
             }
@@ -172,6 +181,7 @@ fn run(shared: &Shared, mut service: Service) {
         let ring = current.as_deref().filter(|_| !broken);
         let awaited = match (ring.and_then(|ring| ring.events.kick.as_ref()), &service, progress) {
             (None, ..) => Awaited::Nothing,
+            (Some(_), _, Progress::Paced(time)) => Awaited::Time(time),
             (Some(_), Service::Arrivals(receiver), Progress::Waiting) => Awaited::Arrival(receiver.source()),
             (Some(kick), ..) => Awaited::Kick(kick.as_fd()),
         };
@@ -184,10 +194,11 @@ fn run(shared: &Shared, mut service: Service) {
     }
 }
 
-fn serve(ring: &mut Ring, service: &mut Service, shared: &Shared) -> Result<Progress, Error> {
+fn serve(ring: &mut Ring, service: &mut Service, shared: &Shared, lane: &Lane) -> Result<Progress, Error> {
+    let (counters, stop) = (&shared.counters, &shared.ordered);
     match service {
-        Service::Requests(handler) => ring.serve(handler.as_mut(), &shared.counters, &shared.ordered),
-        Service::Arrivals(receiver) => ring.receive(receiver.as_mut(), &shared.counters, &shared.ordered),
+        Service::Requests(handler) => ring.serve(handler.as_mut(), counters, stop, lane),
+        Service::Arrivals(receiver) => ring.receive(receiver.as_mut(), counters, stop, lane),
     }
 }
 
@@ -208,9 +219,13 @@ fn obey(shared: &Shared, current: &mut Option<Box<Ring>>, broken: &mut bool) {
 /// Waits for an order or what else is awaited. Returns false when that cannot be waited for.
 fn wait(shared: &Shared, awaited: &Awaited<'_>) -> bool {
     let wake = PollFd::new(shared.wake.as_fd(), PollFlags::POLLIN);
-    let (Awaited::Kick(other) | Awaited::Arrival(other)) = *awaited else {
-        let _ = ppoll(&mut [wake], None, None);
-        return true;
+    let other = match *awaited {
+        Awaited::Kick(other) | Awaited::Arrival(other) => other,
+        Awaited::Nothing | Awaited::Time(_) => {
+            let time = if let Awaited::Time(time) = *awaited { Some(TimeSpec::from(time)) } else { None };
+            let _ = ppoll(&mut [wake], time, None);
+            return true;
+        }
     };
     let mut fds = [wake, PollFd::new(other, PollFlags::POLLIN)];
     if ppoll(&mut fds, None, None).is_err() {

@@ -24,6 +24,10 @@ use crate::wire::{Config, Header, SECTOR_SIZE, Segment, Status, feature};
 
 /// Bytes of the largest segment that drivers are asked to make. A larger one is served all the same.
 const SIZE_MAX: u32 = 4 << 20;
+/// What drivers work with: a limit must not make requests smaller.
+const LEAST_BOUND: u64 = 1 << 20;
+/// Drivers make segments of whole pages.
+const PAGE: u64 = 4096;
 /// Version of what is kept: one byte, 0 or 1 as `writeback` has it.
 const KEPT: u16 = 1;
 
@@ -52,9 +56,19 @@ impl Blk {
         part.copy_from_slice(bytes);
         let capacity = disk.geometry().size / SECTOR_SIZE;
         let (readonly, discard) = (options.readonly, options.discard && !options.readonly);
-        let limits = Limits { capacity, readonly, discard };
+        let limits = Limits { capacity, readonly, discard, write_zeroes: true, most: u64::MAX };
         let (queues, queue_size) = (options.queues, options.queue_size);
         Ok(Self { disk, limits, serial, queues, queue_size, writeback: AtomicBool::new(true) })
+    }
+
+    /// How many segments of how many bytes drivers are to make of a request, of at most `seg_max`: not more than it may
+    /// have.
+    fn largest_request(&self, seg_max: u32) -> (u32, u32) {
+        let pages = self.limits.most / PAGE;
+        let segments = u64::from(seg_max).min(pages).max(1);
+        let size = pages.checked_div(segments).unwrap_or(1).saturating_mul(PAGE).min(SIZE_MAX.into());
+        let narrow = |value| u32::try_from(value).unwrap_or(u32::MAX);
+        (narrow(segments), narrow(size))
     }
 
     /// Answers whether it was another before.
@@ -81,7 +95,10 @@ impl Device for Blk {
         if self.limits.readonly {
             features |= feature::RO;
         } else {
-            features |= feature::WRITE_ZEROES | feature::CONFIG_WCE;
+            features |= feature::CONFIG_WCE;
+            if self.limits.write_zeroes {
+                features |= feature::WRITE_ZEROES;
+            }
         }
         if self.limits.discard {
             features |= feature::DISCARD;
@@ -93,13 +110,15 @@ impl Device for Blk {
         let geometry = self.disk.geometry();
         let blocks = |bytes: u32| bytes.checked_div(geometry.logical).unwrap_or(0);
         let discard = if self.limits.discard { MAX_DISCARD_SECTORS } else { 0 };
-        let zeroes = if self.limits.readonly { 0 } else { MAX_WRITE_ZEROES_SECTORS };
+        let zeroes = if self.features() & feature::WRITE_ZEROES == 0 { 0 } else { MAX_WRITE_ZEROES_SECTORS };
+        // A request is a header, its data and a status, and no longer than the queue.
+        let seg_max = u32::from(self.queue_size).saturating_sub(2).max(1);
+        let (seg_max, size_max) = self.largest_request(seg_max);
         let segments = u32::try_from(MAX_SEGMENTS).unwrap_or(1);
         let config = Config {
             capacity: self.limits.capacity,
-            size_max: SIZE_MAX,
-            // A request is a header, its data and a status, and no longer than the queue.
-            seg_max: u32::from(self.queue_size).saturating_sub(2).max(1),
+            size_max,
+            seg_max,
             blk_size: geometry.logical,
             physical_block_exp: u8::try_from(blocks(geometry.physical).max(1).ilog2()).unwrap_or(0),
             alignment_offset: 0,
@@ -119,6 +138,19 @@ impl Device for Blk {
 
     fn queues(&self) -> u16 {
         self.queues
+    }
+
+    /// With a limit on bytes write-zeroes is not offered: it may come down to writing as many as no request has.
+    fn bound_requests(&mut self, bytes: u64) -> Result<(), Error> {
+        if bytes < LEAST_BOUND {
+            return Err(Error::Resource(format!(
+                "the limit leaves {bytes} bytes for a request, and a disk needs {LEAST_BOUND}: allow more bandwidth, or \
+                 have fewer queues than {}",
+                self.queues
+            )));
+        }
+        self.limits = Limits { most: bytes, write_zeroes: false, ..self.limits };
+        Ok(())
     }
 
     /// Of a write that covers more than `writeback` the other bytes are those of fields that cannot be written. What is
@@ -313,6 +345,25 @@ mod tests {
             blk.write_config(Config::WRITEBACK, &[writeback]);
             assert_eq!(blk.durability(features), durability, "{features:#x} {writeback}");
         }
+    }
+
+    #[test]
+    fn a_limited_disk_asks_for_no_request_that_it_refuses() {
+        for (most, queue_size) in [(1 << 20, 1024), (1 << 20, 128), (20 << 20, 256), (1 << 40, 64)] {
+            let mut blk = blk(false);
+            blk.queue_size = queue_size;
+            blk.bound_requests(most).unwrap();
+            let config = blk.config();
+            let word = |at: usize| u64::from(u32::from_le_bytes(config[at..at + 4].try_into().unwrap()));
+            let (size_max, seg_max) = (word(8), word(12));
+            assert!((PAGE..=SIZE_MAX.into()).contains(&size_max) && size_max.is_multiple_of(PAGE));
+            assert!((1..=u64::from(queue_size) - 2).contains(&seg_max));
+            assert!(size_max * seg_max <= most, "{seg_max} of {size_max}");
+            assert!(size_max * seg_max > most / 2 || size_max == u64::from(SIZE_MAX));
+            assert_eq!(blk.features() & feature::WRITE_ZEROES, 0);
+        }
+        let refused = blk(false).bound_requests(LEAST_BOUND - 1).unwrap_err().to_string();
+        assert!(refused.contains("more bandwidth") && !refused.contains('\n'), "{refused}");
     }
 
     #[test]

@@ -24,6 +24,10 @@ pub struct Limits {
     pub readonly: bool,
     /// Discard is offered, and write-zeroes may unmap.
     pub discard: bool,
+    /// Write-zeroes is offered, where anything may be changed.
+    pub write_zeroes: bool,
+    /// Bytes of data that a request may have.
+    pub most: u64,
 }
 
 /// A checked range of the disk. `offset + length` is within the disk.
@@ -81,6 +85,7 @@ pub fn parse(header: Header, readable: usize, writable: usize, limits: Limits) -
         request_type::GET_ID => Ok(Request::GetId),
         request_type::DISCARD if !limits.discard => Err(Status::Unsupp),
         request_type::DISCARD => limits.segments(SegmentKind::Discard, readable),
+        request_type::WRITE_ZEROES if !limits.write_zeroes => Err(Status::Unsupp),
         request_type::WRITE_ZEROES => limits.segments(SegmentKind::WriteZeroes, readable),
         _ => Err(Status::Unsupp),
     }
@@ -114,7 +119,7 @@ pub fn parse_segment(
 impl Limits {
     fn data(self, sector: u64, bytes: usize) -> Result<Range, Status> {
         let bytes = u64::try_from(bytes).map_err(|_| Status::IoErr)?;
-        if !bytes.is_multiple_of(SECTOR_SIZE) {
+        if !bytes.is_multiple_of(SECTOR_SIZE) || bytes > self.most {
             return Err(Status::IoErr);
         }
         self.range(sector, bytes / SECTOR_SIZE)
@@ -141,7 +146,8 @@ impl Limits {
 mod tests {
     use super::*;
 
-    const DISK: Limits = Limits { capacity: 100, readonly: false, discard: true };
+    const DISK: Limits =
+        Limits { capacity: 100, readonly: false, discard: true, write_zeroes: true, most: u64::MAX };
 
     fn ask(request_type: u32, sector: u64, readable: usize, writable: usize) -> Result<Request, Status> {
         parse(Header { request_type, sector }, readable, writable, DISK)
@@ -153,6 +159,18 @@ mod tests {
         bytes[8..12].copy_from_slice(&num_sectors.to_le_bytes());
         bytes[12..].copy_from_slice(&flags.to_le_bytes());
         bytes
+    }
+
+    #[test]
+    fn a_limited_disk_refuses_what_is_longer_than_its_bound_and_has_no_write_zeroes() {
+        let limits = Limits { most: 4096, write_zeroes: false, ..DISK };
+        let ask = |request_type, bytes| parse(Header { request_type, sector: 0 }, bytes, bytes, limits);
+        for kind in [request_type::IN, request_type::OUT] {
+            assert!(ask(kind, 4096).is_ok());
+            assert_eq!(ask(kind, 4608), Err(Status::IoErr));
+        }
+        assert_eq!(ask(request_type::WRITE_ZEROES, Segment::SIZE), Err(Status::Unsupp));
+        assert!(ask(request_type::DISCARD, Segment::SIZE).is_ok());
     }
 
     #[test]

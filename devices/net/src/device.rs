@@ -69,6 +69,11 @@ impl Device for Net {
         queue::COUNT
     }
 
+    /// Each direction has the whole of a limit.
+    fn limited_with(&self, index: u16) -> u16 {
+        index % 2
+    }
+
     fn service(self: &Arc<Self>, index: u16) -> Service {
         if index == queue::RECEIVEQ1 {
             Service::Arrivals(Box::new(Receive { net: Arc::clone(self), offload: None }))

@@ -75,6 +75,26 @@ fn requests_are_filled_with_bytes_that_differ() {
     });
 }
 
+/// How fast is `pace`'s to test, by a clock of its own: here is that the confined program waits, and goes on.
+#[test]
+fn a_limited_generator_gives_the_same_after_a_while() {
+    let limits = ["--operations=200", "--operations-burst=1", "--bandwidth=100000"];
+    serving(&limits, 64, |driver, queue| {
+        for _ in 0..20 {
+            assert_eq!(submit(driver, queue, &[(BUFFERS, 1000, WRITE)]), 1000);
+        }
+    });
+}
+
+#[test]
+fn limits_that_make_no_sense_are_one_line_and_a_code() {
+    for limits in [["--operations-burst=1"], ["--bandwidth=fast"], ["--operations=-1"]] {
+        let output = run(&[&["--socket-path=/nowhere/at/all"][..], &limits].concat());
+        let log = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), log.lines().count()), (Some(2), 1), "{limits:?}: {log}");
+    }
+}
+
 #[test]
 fn a_large_request_is_answered_in_part() {
     serving(&["--path=/dev/zero"], 4, |driver, queue| {

@@ -2,6 +2,7 @@
 
 use super::console::{self, ConsoleOptions};
 use super::net::{self, NetOptions};
+use super::rates::Rates;
 use super::{name, short, within};
 use crate::{Error, Fields, Message, Phase, fields, limits};
 use bincode::{Decode, Encode};
@@ -47,6 +48,9 @@ pub struct DeviceSetup {
     /// minor version 3, sent only when it is true: a launcher of an older version has none, and a device that does not
     /// know of it gets none.
     pub keep: bool,
+    /// How much it may do in a second. Optional fields, since minor version 3: a program that does not know of them
+    /// knows no limit, so a launcher whose user asked for one has to look at the version of its peer.
+    pub rates: Rates,
 }
 
 /// By type of device.
@@ -101,6 +105,7 @@ impl BlkOptions {
 impl DeviceSetup {
     fn check(&self) -> Result<(), Error> {
         name(&self.name)?;
+        self.rates.check()?;
         match &self.options {
             DeviceOptions::Blk(blk) => blk.check(),
             DeviceOptions::Rng => Ok(()),
@@ -110,7 +115,9 @@ impl DeviceSetup {
     }
 
     fn encode(&self) -> Result<Vec<u8>, Error> {
-        let own = |fields: Fields| fields.flag(BLAMED, self.blamed)?.flag(KEEP_TO_BE_HAD, self.keep);
+        let own = |fields: Fields| {
+            self.rates.encode(fields.flag(BLAMED, self.blamed)?.flag(KEEP_TO_BE_HAD, self.keep)?)
+        };
         match &self.options {
             DeviceOptions::Blk(blk) => {
                 let (readonly, direct, serial) = (blk.readonly, blk.direct, blk.serial.clone());
@@ -134,6 +141,7 @@ impl DeviceSetup {
         let ((name, wire), fields) = fields::decode_body("Setup", body)?;
         let blamed = fields.value(BLAMED, false)?;
         let keep = fields.value(KEEP_TO_BE_HAD, false)?;
+        let rates = Rates::decode(&fields)?;
         let options = match wire {
             Wire::Blk { readonly, direct, serial, queues, queue_size } => {
                 let discard = fields.value(BLK_DISCARD, true)?;
@@ -143,7 +151,7 @@ impl DeviceSetup {
             Wire::Net(net) => DeviceOptions::Net(NetOptions::from_wire(&net)?),
             Wire::Console(console) => DeviceOptions::Console(ConsoleOptions::from_wire(&console)),
         };
-        Ok(Self { name, options, blamed, keep })
+        Ok(Self { name, options, blamed, keep, rates })
     }
 }
 

@@ -40,10 +40,12 @@ Devices:
       on-failure=restart|fail|stop (restart: a program that dies is replaced, and the guest goes on)
       give-up=fail|stop (stop: when one program after the other dies)
       spare=on|off (off: on starts a second process ahead, which takes over at once)
+      bandwidth=SIZE          bytes a second at most  bandwidth-burst=SIZE (a tenth: saved while nothing is done)
+      operations=N            requests a second at most  operations-burst=N (a tenth)
   rng                a virtio-rng that gives the guest entropy of the host, served by device-rng
       path=FILE (/dev/urandom)                        queue-size=N (256)
       on-failure=restart|fail|stop (restart)          give-up=fail|stop (stop)
-      spare=on|off (off)
+      spare=on|off (off)      bandwidth= operations= and their bursts as above
   console            a virtio-console (hvc0 in Linux), served by device-console; say where, once:
       path=FILE (a file, a pipe or a terminal)        pty=on (a pseudoterminal that is made)
       connect=PATH, listen=PATH (a Unix socket)       stdio=on (this terminal; the serial port then goes nowhere)

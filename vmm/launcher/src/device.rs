@@ -6,11 +6,12 @@
 
 pub mod console;
 mod net;
+mod rates;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use protocol::{BlkOptions, limits};
+use protocol::{BlkOptions, Rates, limits};
 use sandbox_policies::Program;
 
 use crate::device_option::DeviceOption;
@@ -60,6 +61,8 @@ pub struct Device {
     pub queue_size: u16,
     /// Who serves it.
     pub back_end: BackEnd,
+    /// How much it may do in a second; a back end of somebody else is not ours to limit.
+    pub rates: Rates,
     /// Whether a second process is started ahead, to take over when the one that serves dies.
     pub spare: bool,
     /// What becomes of it when who serves it dies.
@@ -181,6 +184,7 @@ fn device(word: &DeviceOption, slot: u8, name: String) -> Result<Device, Error> 
     let on_failure = options.on_failure()?;
     let give_up = options.give_up(on_failure)?;
     let spare = back_end.program().is_some() && options.spare(on_failure)?;
+    let rates = if back_end.program().is_some() { options.rates()? } else { Rates::default() };
     let patience = if back_end.program().is_none() { options.patience(on_failure)? } else { None };
     options.nothing_else()?;
     let queues = match back_end {
@@ -190,7 +194,19 @@ fn device(word: &DeviceOption, slot: u8, name: String) -> Result<Device, Error> 
         BackEnd::Socket(_) => queues.unwrap_or(0),
     };
     let virtio_type = *virtio_type;
-    Ok(Device { name, slot, virtio_type, queues, queue_size, back_end, spare, on_failure, give_up, patience })
+    Ok(Device {
+        name,
+        slot,
+        virtio_type,
+        queues,
+        queue_size,
+        back_end,
+        rates,
+        spare,
+        on_failure,
+        give_up,
+        patience,
+    })
 }
 
 /// The options of one device; remembers which were asked for, so that the others can be refused.
@@ -298,6 +314,7 @@ impl<'a> Options<'a> {
         };
         let lock = self.switch("lock", true)?;
         self.known.extend(["on-failure", "give-up", "spare"]);
+        self.known.extend(rates::KEYS);
         // A slip in the name of an option is the likelier cause, and says more.
         self.nothing_else()?;
         let path = path.ok_or_else(|| self.wrong("neither path=FILE nor socket=PATH is given".to_owned()))?;

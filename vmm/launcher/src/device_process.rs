@@ -7,7 +7,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use protocol::{Channel, DeviceOptions, DeviceSetup, Message, ToDevice};
+use protocol::{Channel, DeviceOptions, DeviceSetup, Message, Rates, ToDevice};
 
 use crate::error::Error;
 use crate::spawn::{Spawn, Spawned, Spawning};
@@ -19,6 +19,8 @@ pub struct DeviceProcess<'a> {
     pub spawning: Spawning<'a>,
     /// What it is told.
     pub options: DeviceOptions,
+    /// How much it may do in a second.
+    pub rates: Rates,
     /// What it serves.
     pub resource: BorrowedFd<'a>,
 }
@@ -38,7 +40,8 @@ impl DeviceProcess<'_> {
             socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)
                 .map_err(Error::system("make a vhost-user socket pair"))?;
         let mut spawned = self.spawning.spawn(spawn, program)?;
-        let setup = DeviceSetup { name: name.to_owned(), options: self.options.clone(), blamed, keep: true };
+        let (own, options, rates) = (name.to_owned(), self.options.clone(), self.rates);
+        let setup = DeviceSetup { name: own, options, blamed, keep: true, rates };
         let fds = [back_end.as_fd(), self.resource];
         if let Err(error) = tell(name, &spawned.1, &ToDevice::Setup(setup), &fds) {
             let _ = spawned.0.kill();

@@ -12,6 +12,7 @@ use crate::inputs::{Inputs, Resource};
 use crate::machine::Machine;
 use crate::network::Network;
 use crate::programs::{self, Executable};
+use crate::size::Size;
 use crate::spawn::HAND_OVER;
 
 /// The plan of a machine whose inputs are open.
@@ -50,6 +51,7 @@ pub fn plan(machine: &Machine, inputs: &Inputs) -> String {
                 BackEnd::Blk(_) | BackEnd::Socket(_) => "disk",
             };
             add(granted(&device.name, &["vhost-user socket".to_owned(), resource.to_owned()]));
+            limited(device).into_iter().for_each(&mut add);
         }
     }
     add(spawned(machine, &inputs.core, Program::Core.name()));
@@ -126,6 +128,16 @@ fn spawned(machine: &Machine, executable: &Executable, name: &str) -> String {
 fn granted(name: &str, by_message: &[String]) -> String {
     let inherited = "0 and 1 /dev/null, 2 log pipe, 3 control channel";
     format!("grant  {name}: {inherited}; by message: {}", by_message.join(", "))
+}
+
+fn limited(device: &Device) -> Option<String> {
+    let bandwidth = device.rates.bandwidth.map(|rate| (Size(rate.per_second), Size(rate.burst)));
+    let bandwidth = bandwidth.map(|(rate, burst)| format!("{rate} a second (burst {burst})"));
+    let operations = device.rates.operations;
+    let operations =
+        operations.map(|rate| format!("{} operations a second (burst {})", rate.per_second, rate.burst));
+    let limits: Vec<String> = bandwidth.into_iter().chain(operations).collect();
+    (!limits.is_empty()).then(|| format!("limit  {}: {}", device.name, limits.join(", ")))
 }
 
 /// In the order of the messages: `Setup`, then an `Attach` for each device.

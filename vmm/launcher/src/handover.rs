@@ -175,7 +175,7 @@ fn device_processes<'a>(
             null: inputs.null.as_fd(),
             group: group.as_ref().map(AsFd::as_fd),
         };
-        processes.push(DeviceProcess { spawning, options, resource });
+        processes.push(DeviceProcess { spawning, options, rates: device.rates, resource });
     }
     Ok(processes)
 }

@@ -24,6 +24,7 @@ use super::{Progress, Ring};
 use crate::chain::{Pieces, Table, collect};
 use crate::counters::QueueCounters;
 use crate::file_io::PIECES;
+use crate::pace::Lane;
 use crate::{Arrival, Error, Needs, Receiver, Writer, fault_point};
 
 #[cfg(test)]
@@ -105,12 +106,13 @@ impl<'m> Window<'m> {
 }
 
 impl Ring {
-    /// Receives until there is nothing to receive, no room, or `stop` is set.
+    /// Receives until there is nothing to receive, no room, `stop` is set, or `lane` lets nothing begin.
     pub(crate) fn receive(
         &mut self,
         receiver: &mut dyn Receiver,
         counters: &QueueCounters,
         stop: &AtomicBool,
+        lane: &Lane,
     ) -> Result<Progress, Error> {
         let table = Arc::clone(&self.memory);
         let memory = table.memory();
@@ -131,15 +133,22 @@ impl Ring {
                 }
                 break Progress::Idle;
             }
+            if let Err(wait) = lane.admit() {
+                break Progress::Paced(wait);
+            }
             let room = window.room(needs);
             let queue = self.index;
             match receiver.receive(self.features, &room).map_err(|reason| Error::Ring { queue, reason })? {
-                Arrival::None => break Progress::Waiting,
-                Arrival::Dropped => {}
+                Arrival::None => {
+                    lane.withdraw();
+                    break Progress::Waiting;
+                }
+                Arrival::Dropped => lane.withdraw(),
                 Arrival::Received(bytes) => {
                     let chains = room.chains(bytes);
                     self.use_chains(memory, &mut window, chains, bytes)?;
                     counters.requests.fetch_add(1, Relaxed);
+                    lane.pay(|| u64::try_from(bytes).unwrap_or(u64::MAX));
                 }
             }
             if self.unpublished >= PUBLISH_EVERY {

@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, pipe2};
 use protocol::limits::KEEP_SIZE;
-use protocol::{BlkOptions, Channel, DeviceOptions, DeviceSetup, FromDevice, Phase, ToDevice};
+use protocol::{BlkOptions, Channel, DeviceOptions, DeviceSetup, FromDevice, Phase, Rates, ToDevice};
 use sandbox_policies::Requirement;
 use sandbox_policies::spawn::{Child, Ended, Identity, Plan, spawn};
 
@@ -76,8 +76,13 @@ impl Launcher {
             queue_size: 128,
             discard: true,
         };
-        let setup =
-            DeviceSetup { name: "blk0".to_owned(), options: DeviceOptions::Blk(options), blamed, keep: true };
+        let setup = DeviceSetup {
+            name: "blk0".to_owned(),
+            options: DeviceOptions::Blk(options),
+            blamed,
+            keep: true,
+            rates: Rates::default(),
+        };
         control.send(&ToDevice::Setup(setup), &[back_end.as_fd(), self.disk.as_fd()]).unwrap();
         let keeps = control.receive::<FromDevice>(Phase::HandOver).unwrap();
         assert!(matches!(keeps, Some((FromDevice::Keeps, _))), "{keeps:?}");

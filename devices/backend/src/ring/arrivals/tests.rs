@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -15,6 +16,7 @@ use virtio_queue::desc::split::Descriptor;
 use super::*;
 use crate::inflight::{InflightArea, InflightFile, Kept};
 use crate::memory::{MemoryTable, Unsealed};
+use crate::pace::Pace;
 use crate::ring::{Events, Layout};
 
 const SIZE: u16 = 8;
@@ -66,6 +68,7 @@ struct Bench {
     sender: UnixDatagram,
     call: Arc<OwnedFd>,
     counters: QueueCounters,
+    lane: Lane,
     available: u16,
 }
 
@@ -95,7 +98,8 @@ impl Bench {
         let (sender, socket) = UnixDatagram::pair().unwrap();
         socket.set_nonblocking(true).unwrap();
         let receiver = Datagrams { socket, needs };
-        Self { table, ring, receiver, sender, call, counters: QueueCounters::default(), available: 0 }
+        let lane = Lane::new(0, None, Instant::now());
+        Self { table, ring, receiver, sender, call, counters: QueueCounters::default(), lane, available: 0 }
     }
 
     /// Offers chain `head` of one buffer of `bytes`.
@@ -111,7 +115,7 @@ impl Bench {
     }
 
     fn go(&mut self) -> Result<Progress, Error> {
-        self.ring.receive(&mut self.receiver, &self.counters, &AtomicBool::new(false))
+        self.ring.receive(&mut self.receiver, &self.counters, &AtomicBool::new(false), &self.lane)
     }
 
     fn word(&self, at: u64) -> u16 {
@@ -142,6 +146,25 @@ impl Bench {
 
 const ONE: Needs = Needs { bytes: 64, spread: false };
 const SPREAD: Needs = Needs { bytes: 64, spread: true };
+
+#[test]
+fn who_has_had_his_share_gets_no_more_and_loses_nothing() {
+    let mut bench = Bench::new(ONE, EVENT_IDX);
+    let rate = protocol::Rate { per_second: 1, burst: 1 };
+    let rates = protocol::Rates { bandwidth: Some(rate), operations: None };
+    bench.lane = Lane::new(0, Some(Arc::new(Pace::new(&rates, Duration::ZERO))), Instant::now());
+    (0..3).for_each(|head| bench.offer(head, 1000));
+    for datagram in [[b'a'; 900], [b'b'; 900]] {
+        bench.sender.send(&datagram).unwrap();
+    }
+    let Ok(Progress::Paced(wait)) = bench.go() else { panic!("900 bytes at one a second") };
+    assert!(wait > Duration::from_secs(60));
+    assert_eq!(bench.word(USED + 2), 1, "the first is the driver's at once");
+    assert!(matches!(bench.go(), Ok(Progress::Paced(_))));
+    bench.lane = Lane::new(0, None, Instant::now());
+    assert!(matches!(bench.go(), Ok(Progress::Waiting)));
+    assert_eq!(bench.word(USED + 2), 2, "the second was left where it was");
+}
 
 #[test]
 fn without_room_the_source_is_left_alone_and_with_room_waited_for() {
