@@ -164,7 +164,7 @@ fn more_devices_than_places() {
 #[test]
 fn a_type_that_no_program_serves() {
     let folder = Folder::new();
-    refused(folder.vmm(&["--device=net".to_owned()]), USAGE, &["net0", "net,socket=PATH"]);
+    refused(folder.vmm(&["--device=balloon".to_owned()]), USAGE, &["balloon0", "balloon,socket=PATH"]);
 }
 
 #[test]
