@@ -25,6 +25,7 @@ pub enum Kernel {
 pub struct Machine {
     kernel: Kernel,
     job: String,
+    command_line: String,
     arguments: Vec<String>,
     user: Option<u32>,
 }
@@ -32,7 +33,8 @@ pub struct Machine {
 impl Machine {
     /// A machine with one CPU and 256 MiB whose guest does `job`.
     pub fn new(job: &str) -> Self {
-        Self { kernel: Kernel::BzImage, job: job.to_owned(), arguments: Vec::new(), user: None }
+        let (job, command_line) = (job.to_owned(), String::new());
+        Self { kernel: Kernel::BzImage, job, command_line, arguments: Vec::new(), user: None }
     }
 
     /// Boots this form of the kernel.
@@ -44,6 +46,12 @@ impl Machine {
     /// Adds an option of `vmm` and its value.
     pub fn option(mut self, name: &str, value: &str) -> Self {
         self.arguments.extend([format!("--{name}"), value.to_owned()]);
+        self
+    }
+
+    /// Adds words to the kernel's command line.
+    pub fn command_line(mut self, words: &str) -> Self {
+        self.command_line = words.to_owned();
         self
     }
 
@@ -65,12 +73,10 @@ impl Machine {
             Kernel::Vmlinux => "vmlinux",
         })?;
         let mut command = Command::new(program("vmm")?);
-        command
-            .arg("--kernel")
-            .arg(kernel)
-            .arg("--initrd")
-            .arg(artifact("initramfs")?)
-            .args(["--cmdline", &format!("console=ttyS0 panic=-1 vmm.job={}", self.job)]);
+        command.arg("--kernel").arg(kernel).arg("--initrd").arg(artifact("initramfs")?).args([
+            "--cmdline",
+            &format!("console=ttyS0 panic=-1 vmm.job={} {}", self.job, self.command_line),
+        ]);
         for (option, usual) in [("--cpus", "1"), ("--memory", "256M")] {
             if !self.arguments.iter().any(|argument| argument == option) {
                 command.args([option, usual]);

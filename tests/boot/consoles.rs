@@ -1,0 +1,124 @@
+//! A guest whose console is `hvc0`: it prints its boot log there, a shell answers there, and the program that serves it may
+//! die.
+
+use std::io::Write;
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use system_tests::{Capture, Error, Machine, Process, Result, Running, of_ours, warnings, within};
+
+/// How often the program is killed.
+const KILLS: usize = 5;
+/// Lines that the guest writes meanwhile.
+const LINES: usize = 400;
+
+/// Who sits at the console.
+struct Person {
+    typing: UnixStream,
+    screen: Capture,
+}
+
+impl Person {
+    fn at(listener: &UnixListener) -> std::io::Result<Self> {
+        let (typing, _) = listener.accept()?;
+        Ok(Self { screen: Capture::of(typing.try_clone()?), typing })
+    }
+
+    fn sees(&self, running: &Running, what: &str) -> Result<()> {
+        let found = self
+            .screen
+            .wait_for(std::time::Duration::from_secs(300), |text| text.contains(what).then_some(()));
+        found.ok_or_else(|| {
+            Error::Unexpected(format!(
+                "no {what:?} on hvc0:\n{}\n{}\n{}",
+                self.screen.text(),
+                running.console(),
+                running.log()
+            ))
+        })
+    }
+
+    fn types(&mut self, line: &str) {
+        self.typing.write_all(format!("{line}\n").as_bytes()).expect("the other end is open");
+    }
+}
+
+fn server() -> Result<Process> {
+    within("a process device-console", || {
+        of_ours().into_iter().find(|process| process.name == "device-console")
+    })
+}
+
+/// The rest of `text` after each of `parts`, in this order.
+fn in_order(mut text: &str, parts: impl Iterator<Item = String>) {
+    for part in parts {
+        let rest = text.split_once(&part).map(|(_, rest)| rest);
+        text = rest.unwrap_or_else(|| panic!("no {part} in what is left:\n{text}"));
+    }
+}
+
+#[test]
+fn a_stock_guest_boots_and_has_a_shell_on_hvc0() -> Result<()> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("console");
+    let listener = UnixListener::bind(&path).expect("a socket");
+    let log = folder.path().join("second.log");
+    let running = Machine::new("hvc")
+        .command_line("console=hvc0")
+        .option("device", &format!("console,connect={},size=132x43", path.display()))
+        .option("device", &format!("console,path={}", log.display()))
+        .start()?;
+    let mut person = Person::at(&listener).expect("vmm connects");
+    assert!(running.wait_for("consoles")?.contains("hvc0"), "{}", running.console());
+    assert_eq!(running.wait_for("size")?, "43 132");
+    running.wait_for("shell")?;
+    // What the kernel said from its first line on, long before it had this console.
+    for word in ["Linux version", "Command line: ", "vmm.job=hvc", "Run /init as init process"] {
+        person.sees(&running, word)?;
+    }
+    person.types("echo answer $((6 * 7)) from $(tty)");
+    person.sees(&running, "answer 42 from /dev/hvc0")?;
+    person.types("echo to the second > /dev/hvc1; echo written $?");
+    person.sees(&running, "written 0")?;
+    assert_eq!(std::fs::read_to_string(&log).expect("its file"), "to the second\r\n");
+    person.types("exit");
+    running.wait_for("left")?;
+    let ended = running.wait()?;
+    assert_eq!(ended.code(), Some(0), "{}", ended.everything());
+    warnings::none_of_ours(&ended)
+}
+
+#[test]
+fn a_console_goes_on_over_the_deaths_of_its_program() -> Result<()> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("console");
+    let listener = UnixListener::bind(&path).expect("a socket");
+    let running =
+        Machine::new("hvc").option("device", &format!("console,connect={}", path.display())).start()?;
+    let mut person = Person::at(&listener).expect("vmm connects");
+    running.wait_for("shell")?;
+    person.types("echo ready $((1 + 1))");
+    person.sees(&running, "ready 2")?;
+    person.types(&format!(
+        "i=0; while [ $i -lt {LINES} ]; do echo \"<$i>\"; i=$((i + 1)); done; echo all $((2 + 2))"
+    ));
+    for kills in 1..=KILLS {
+        // Spread over what is written, by what has been.
+        person.sees(&running, &format!("<{}>", kills * LINES / (KILLS + 1)))?;
+        let _ = kill(Pid::from_raw(server()?.pid), Signal::SIGKILL);
+        running.wait_for_log("that it serves again", |log| {
+            (log.matches("serves again").count() >= kills).then_some(())
+        })?;
+    }
+    person.sees(&running, "all 4")?;
+    // Nothing that the guest wrote is missing; what was being written at a death may be there twice.
+    in_order(&person.screen.text(), (0..LINES).map(|line| format!("<{line}>")));
+    person.types("echo still $((40 + 2))");
+    person.sees(&running, "still 42")?;
+    person.types("exit");
+    running.wait_for("left")?;
+    let ended = running.wait()?;
+    assert_eq!(ended.code(), Some(0), "{}", ended.everything());
+    warnings::none_of_ours(&ended)
+}
