@@ -1,4 +1,4 @@
-//! A device program of minor version 1 or 2 under today's launcher.
+//! A device program of minor version 1 to 3 under today's launcher.
 
 use std::path::Path;
 
@@ -10,9 +10,14 @@ use system_tests::{Result, Running, children, within};
 
 const STAND_IN: &str = env!("CARGO_BIN_EXE_stand-in");
 
-fn start(minor: u8) -> Result<(StandIns, Running)> {
+fn launch(minor: u8, options: &str) -> Result<(StandIns, Running)> {
     let stand_ins = StandIns::of(Path::new(STAND_IN), &["vmm-core", "device-blk"])?;
-    let running = stand_ins.start("idle", 1 << 20, &format!(",serial=minor-{minor},queues=2"))?;
+    let running = stand_ins.start("idle", 1 << 20, &format!(",serial=minor-{minor},queues=2{options}"))?;
+    Ok((stand_ins, running))
+}
+
+fn start(minor: u8) -> Result<(StandIns, Running)> {
+    let (stand_ins, running) = launch(minor, "")?;
     running.wait_for_log("the machine", |log| log.contains("vmm: confined: ").then_some(()))?;
     Ok((stand_ins, running))
 }
@@ -36,5 +41,19 @@ fn serves(minor: u8) -> Result<()> {
     // One that is told what it does not understand says so and ends, and that is another death.
     assert_eq!(ended.log.matches("device blk0 died: ").count(), 1, "{}", ended.log);
     assert!(!ended.log.contains("stand-in for"), "{}", ended.log);
+    Ok(())
+}
+
+/// It would skip the words that it does not know, and serve without a limit.
+#[test]
+fn a_device_of_an_older_minor_version_is_given_no_limits_to_keep() -> Result<()> {
+    for minor in MINORS {
+        let (_stand_ins, running) = launch(minor, ",bandwidth=1M")?;
+        let ended = running.wait()?;
+        assert_eq!(ended.code(), Some(7), "{}", ended.everything());
+        let said =
+            format!("blk0: its program speaks version 1.{minor} of the hand-over, and limits need 1.4");
+        assert!(ended.log.contains(&said), "{}", ended.log);
+    }
     Ok(())
 }

@@ -1,10 +1,11 @@
-//! A launcher of minor version 1 or 2 and today's device program.
+//! A launcher of minor version 1 to 3 and today's device program.
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use protocol::limits;
 use sandbox_policies::spawn::Ended;
 use system_tests::front_end::{DATA, FrontEnd, Kind, LEAST_MEMORY, sealed_memory};
 use system_tests::old_peers::{FromDevice, MINORS, frame, from_device};
@@ -51,6 +52,11 @@ fn hands_over(minor: u8) -> Result<()> {
     let setup = frame(minor, "setup").expect("it was recorded");
     packet::send(device.socket(), &setup, &[theirs.as_raw_fd(), image.as_raw_fd()])?;
     drop(theirs);
+    if let Some(keep) = frame(minor, "keep") {
+        assert_eq!(hear(&device), FromDevice::Keeps);
+        let memory = sealed_memory("keep", limits::KEEP_SIZE.try_into().expect("small"))?;
+        packet::send(device.socket(), &keep, &[memory.as_raw_fd()])?;
+    }
     assert!(matches!(hear(&device), FromDevice::Ready(..)));
 
     let mut front_end = FrontEnd::new(sealed_memory("guest", LEAST_MEMORY)?, LEAST_MEMORY)?;

@@ -2,13 +2,14 @@
 //! with: `cargo xtask record-peers` writes `tests/protocol/peers/minor-N.txt` for the present minor version N.
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
 
 use nix::sys::signal::Signal;
-use protocol::{Message, ToDevice, frame};
+use protocol::{Message, ToDevice, frame, limits};
+use system_tests::front_end::sealed_memory;
 use system_tests::spawned::Spawned;
 use system_tests::stand_ins::StandIns;
 use system_tests::{Error, Result, packet, program};
@@ -35,13 +36,16 @@ fn record(stand_in: &Path, folder: &Path) -> Result<String> {
     let setup = launchers_setup(stand_in, "golden")?;
     let bare = |message: &ToDevice| {
         let body = message.encode().map_err(unexpected)?;
-        frame::encode(message.kind(), &body, 0).map_err(unexpected)
+        frame::encode(message.kind(), &body, message.fds()).map_err(unexpected)
     };
-    let (query, stop) = (bare(&ToDevice::Query)?, bare(&ToDevice::Stop)?);
+    let [query, stop, keep] = [bare(&ToDevice::Query)?, bare(&ToDevice::Stop)?, bare(&ToDevice::Keep)?];
     let disk = tempfile::NamedTempFile::new().map_err(failed("a disk image"))?;
     disk.as_file().set_len(1 << 20).map_err(failed("a disk image"))?;
-    let [ready, counters] =
-        devices_answers(&setup, disk.as_file(), &[&query])?.try_into().map_err(too_few)?;
+    let size = u64::try_from(limits::KEEP_SIZE).unwrap_or(u64::MAX);
+    let memory = sealed_memory("keep", size)?;
+    let told = [(&keep[..], Some(&memory)), (&query[..], None)];
+    let [keeps, ready, counters] =
+        devices_answers(&setup, disk.as_file(), &told)?.try_into().map_err(too_few)?;
     // What is no disk.
     let null = File::open("/dev/null").map_err(failed("/dev/null"))?;
     let [failed_frame] = devices_answers(&setup, &null, &[])?.try_into().map_err(too_few)?;
@@ -54,6 +58,8 @@ fn record(stand_in: &Path, folder: &Path) -> Result<String> {
         ("setup", setup),
         ("query", query),
         ("stop", stop),
+        ("keeps", keeps),
+        ("keep", keep),
         ("ready", ready),
         ("counters", counters),
         ("failed", failed_frame),
@@ -81,8 +87,8 @@ fn launchers_setup(stand_in: &Path, serial: &str) -> Result<Vec<u8>> {
     packet::from_hex(&renamed).ok_or_else(|| Error::Unexpected(format!("no frame: {hex}")))
 }
 
-/// What `device-blk` says to this set-up with this disk and then to each of `frames`.
-fn devices_answers(setup: &[u8], disk: &File, frames: &[&[u8]]) -> Result<Vec<Vec<u8>>> {
+/// What `device-blk` says to this set-up with this disk and then to each of `frames`, some of which have a descriptor.
+fn devices_answers(setup: &[u8], disk: &File, frames: &[(&[u8], Option<&File>)]) -> Result<Vec<Vec<u8>>> {
     let device = Spawned::start(&program("device-blk")?, "device-blk")?;
     let (_ours, theirs) = UnixStream::pair().map_err(failed("a socket"))?;
     packet::send(device.socket(), setup, &[theirs.as_raw_fd(), disk.as_raw_fd()])?;
@@ -92,8 +98,9 @@ fn devices_answers(setup: &[u8], disk: &File, frames: &[&[u8]]) -> Result<Vec<Ve
         received.map(|(frame, _)| frame).ok_or_else(|| Error::Unexpected("the device hung up".to_owned()))
     };
     answers.push(answer()?);
-    for frame in frames {
-        packet::send(device.socket(), frame, &[])?;
+    for (frame, descriptor) in frames {
+        let descriptors: Vec<RawFd> = descriptor.iter().map(|file| file.as_raw_fd()).collect();
+        packet::send(device.socket(), frame, &descriptors)?;
         answers.push(answer()?);
     }
     Ok(answers)

@@ -1,18 +1,23 @@
-//! The hand-over as programs of minor versions 1 and 2 have it, kept as it was: their frames, recorded, and how they read
-//! those of others. Nothing here changes when the protocol does; that is what it is for. Between the two there is but one
-//! optional field of the set-up, which is sent only when it says something.
+//! The hand-over as programs of minor versions 1 to 3 have it, kept as it was: their frames, recorded, and how they read
+//! those of others. Nothing here changes when the protocol does; that is what it is for. Between them there are but
+//! optional fields of the set-up, which are sent only when they say something, and what a device keeps, which it is given only
+//! when it asks.
 //!
 //! A peer of such a version skips optional fields and bytes behind them that it does not know. It refuses a kind of message
 //! that it does not know, and a number of descriptors other than it knows of, and ends the peer that sent it.
 
 /// `NAME HEX` on each line, `#` for comments; written by `cargo xtask record-peers`.
-const RECORDED: [&str; 2] =
-    [include_str!("../protocol/peers/minor-1.txt"), include_str!("../protocol/peers/minor-2.txt")];
+const RECORDED: [&str; 3] = [
+    include_str!("../protocol/peers/minor-1.txt"),
+    include_str!("../protocol/peers/minor-2.txt"),
+    include_str!("../protocol/peers/minor-3.txt"),
+];
 
 /// The minor versions that were recorded.
-pub const MINORS: [u8; 2] = [1, 2];
+pub const MINORS: [u8; 3] = [1, 2, 3];
 
-/// A recorded frame of this minor version: `setup`, `query` and `stop` are the launcher's, `ready`, `counters` and `failed` a device's.
+/// A recorded frame of this minor version: `setup`, `query` and `stop` are the launcher's, `ready`, `counters` and `failed` a
+/// device's. Since minor version 3 a device `keeps`, and waits for the launcher's `keep`, before it is ready.
 pub fn frame(minor: u8, name: &str) -> Option<Vec<u8>> {
     let recorded = RECORDED.get(usize::from(minor).checked_sub(1)?)?;
     let lines = recorded.lines().filter(|line| !line.starts_with('#'));
@@ -25,6 +30,8 @@ pub fn frame(minor: u8, name: &str) -> Option<Vec<u8>> {
 pub enum ToDevice {
     /// A disk, with its serial.
     Setup(String),
+    /// What outlives the device.
+    Keep,
     /// Answer with counters.
     Query,
     /// End.
@@ -34,6 +41,8 @@ pub enum ToDevice {
 /// What a launcher of such a version understands of a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FromDevice {
+    /// It wants what outlives it.
+    Keeps,
     /// It serves; the landlock ABI, and the number of lacking layers.
     Ready(u8, u64),
     /// It gives up, and why.
@@ -45,7 +54,11 @@ pub enum FromDevice {
 /// As a device reads; `Err` says what it would refuse.
 pub fn to_device(packet: &[u8], descriptors: usize) -> Result<ToDevice, String> {
     let (kind, announced, body) = header(packet).ok_or_else(|| format!("malformed: {packet:02x?}"))?;
-    let expected = usize::from(kind == 0x0301) << 1;
+    let expected = match kind {
+        0x0301 => 2,
+        0x0304 => 1,
+        _ => 0,
+    };
     if descriptors != expected || announced != expected {
         return Err(format!("{descriptors} descriptors with message {kind:#06x}, {announced} announced"));
     }
@@ -55,6 +68,7 @@ pub fn to_device(packet: &[u8], descriptors: usize) -> Result<ToDevice, String> 
         // Whatever their body.
         0x0302 => return Ok(ToDevice::Query),
         0x0303 => return Ok(ToDevice::Stop),
+        0x0304 => return Ok(ToDevice::Keep),
         _ => return Err(format!("an unknown message, {kind:#06x}")),
     };
     message.filter(|_| reader.fields().is_some()).ok_or_else(|| format!("malformed: {packet:02x?}"))
@@ -71,6 +85,7 @@ pub fn from_device(packet: &[u8], descriptors: usize) -> Result<FromDevice, Stri
         0x0401 => ready(&mut reader),
         0x0402 => failed(&mut reader),
         0x0403 => counters(&mut reader),
+        0x0404 => Some(FromDevice::Keeps),
         _ => return Err(format!("an unknown message, {kind:#06x}")),
     };
     message.filter(|_| reader.fields().is_some()).ok_or_else(|| format!("malformed: {packet:02x?}"))
@@ -166,7 +181,8 @@ mod tests {
     #[test]
     fn what_was_recorded_is_understood() {
         for minor in MINORS {
-            let frame = |name| frame(minor, name).unwrap();
+            let recorded = |name| super::frame(minor, name);
+            let frame = |name| recorded(name).unwrap();
             assert_eq!(to_device(&frame("setup"), 2), Ok(ToDevice::Setup("golden".to_owned())));
             assert_eq!(to_device(&frame("query"), 0), Ok(ToDevice::Query));
             assert_eq!(to_device(&frame("stop"), 0), Ok(ToDevice::Stop));
@@ -174,6 +190,10 @@ mod tests {
             let failed = from_device(&frame("failed"), 0);
             assert!(matches!(failed, Ok(FromDevice::Failed(text)) if !text.is_empty()));
             assert!(matches!(from_device(&frame("counters"), 0), Ok(FromDevice::Counters(_))));
+            let keeps = from_device(&recorded("keeps").unwrap_or_default(), 0).ok();
+            let keep = to_device(&recorded("keep").unwrap_or_default(), 1).ok();
+            let both = (Some(FromDevice::Keeps), Some(ToDevice::Keep));
+            assert_eq!((keeps, keep), if minor < 3 { (None, None) } else { both });
             for name in ["setup", "query", "stop", "ready", "counters", "failed"] {
                 assert_eq!(frame(name)[4..6], [1, minor], "{name} is of version 1.{minor}");
             }

@@ -1,7 +1,7 @@
-//! A device program of minor version 1 or 2, as far as its control channel goes: it says what was recorded of one, and
+//! A device program of minor version 1 to 3, as far as its control channel goes: it says what was recorded of one, and
 //! ends at whatever one would have refused. Nobody is served.
 //!
-//! Which of the two says the serial of its disk, `minor-N`.
+//! Which of them says the serial of its disk, `minor-N`.
 //!
 //! A disk with the serial `record` makes it write its set-up to its log instead, and answer as this version does.
 
@@ -24,8 +24,11 @@ pub fn run() -> Result<()> {
             }
             ToDevice::Setup(serial) => {
                 minor = serial.strip_prefix("minor-").and_then(|it| it.parse().ok()).unwrap_or(0);
-                say(minor, "ready")?;
+                say(minor, if old_peers::frame(minor, "keeps").is_some() { "keeps" } else { "ready" })?;
             }
+            // Whether it was asked for is not looked at: who did not ask has said that it is ready, and a second time is one too
+            // many for any launcher.
+            ToDevice::Keep => say(minor, "ready")?,
             ToDevice::Query => say(minor, "counters")?,
             ToDevice::Stop => break,
         }

@@ -37,7 +37,7 @@ pub enum FromCore {
     /// The one that was to replace a back end ([`crate::ToCore::Replace`]) will not do; nothing has changed. Since minor
     /// version 2.
     Refused(Refused),
-    /// Its policy has refused a system call of its: it is about to die of that. At any time; since minor version 3. To a
+    /// Its policy has refused a system call of its: it is about to die of that. At any time; since minor version 4. To a
     /// launcher that does not know it, it is a breach of the protocol, for which the core is ended as well.
     Violation(Violation),
 }

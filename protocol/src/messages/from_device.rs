@@ -23,7 +23,7 @@ pub enum FromDevice {
     /// Before it is ready, once, and only if its setup says that there is a keep: it has state that must outlive it.
     /// The answer is `Keep`. Since minor version 3.
     Keeps,
-    /// Its policy has refused a system call of its: it is about to die of that. At any time; since minor version 3. To a
+    /// Its policy has refused a system call of its: it is about to die of that. At any time; since minor version 4. To a
     /// launcher that does not know it, it is a breach of the protocol, for which the program is ended as well.
     Violation(Violation),
 }

@@ -24,7 +24,7 @@ const KEEP_TO_BE_HAD: u16 = 3;
 pub enum ToDevice {
     /// What it serves. Descriptors: the vhost-user socket, the resource.
     Setup(DeviceSetup),
-    /// Answer with `Counters`. Since minor version 3 a device that does not is ended as one that hangs.
+    /// Answer with `Counters`. Since minor version 4 a device that does not is ended as one that hangs.
     Query,
     /// End now.
     Stop,
@@ -48,7 +48,7 @@ pub struct DeviceSetup {
     /// minor version 3, sent only when it is true: a launcher of an older version has none, and a device that does not
     /// know of it gets none.
     pub keep: bool,
-    /// How much it may do in a second. Optional fields, since minor version 3: a program that does not know of them
+    /// How much it may do in a second. Optional fields, since minor version 4: a program that does not know of them
     /// knows no limit, so a launcher whose user asked for one has to look at the version of its peer.
     pub rates: Rates,
 }
@@ -61,9 +61,9 @@ pub enum DeviceOptions {
     /// virtio-rng, which has nothing to choose. Since minor version 1: an older program refuses it and understands its
     /// own as before.
     Rng,
-    /// virtio-net. Since minor version 3.
+    /// virtio-net. Since minor version 4.
     Net(NetOptions),
-    /// virtio-console. Since minor version 3.
+    /// virtio-console. Since minor version 4.
     Console(ConsoleOptions),
 }
 

@@ -6,7 +6,8 @@ use nix::errno::Errno;
 use protocol::{FromCore, FromDevice, Message, Phase, Ready, ToCore, ToDevice, Violation};
 use sandbox_policies::Program;
 
-use super::{Supervisor, verdict};
+use super::Supervisor;
+use super::verdict::{self, Verdict};
 use crate::report;
 
 /// Frames that are read at one event: others have their turn.
@@ -78,7 +79,10 @@ impl Supervisor {
 
     fn on_device(&mut self, index: usize, message: FromDevice) {
         match message {
-            FromDevice::Ready(ready) => self.note_ready(index, ready),
+            FromDevice::Ready(ready) => match self.too_old(index) {
+                Some(verdict) => self.give_up_on(index, verdict),
+                None => self.note_ready(index, ready),
+            },
             FromDevice::Failed(failure) => {
                 let Some(process) = self.processes.all.get(index) else { return };
                 let verdict = verdict::of_failure(&process.name, process.program, &failure);
@@ -101,6 +105,14 @@ impl Supervisor {
         }
         self.on_successor_ready(index);
         self.on_ready();
+    }
+
+    /// That a device's program does not know of something that was asked of it, as it would have skipped it in its set-up.
+    fn too_old(&self, index: usize) -> Option<Verdict> {
+        let least = self.devices.iter().find(|device| device.has(index))?.least_minor;
+        let process = self.processes.all.get(index)?;
+        let minor = process.control.as_ref()?.peer_minor();
+        (minor < least).then(|| verdict::of_old_program(&process.name, minor, least))
     }
 
     /// A device's program has state that outlives it: it gets what its predecessors have left, once.

@@ -18,6 +18,8 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use protocol::Rates;
+
 use super::cause::Cause;
 use super::device_event::Tally;
 use super::second::Second;
@@ -32,6 +34,8 @@ const DELAY: Duration = Duration::from_millis(10);
 const LONGEST_DELAY: Duration = Duration::from_secs(2);
 /// The longest that somebody who listens again may have to wait for us.
 const LONGEST_ABSENCE: Duration = Duration::from_secs(1);
+/// The minor version of the protocol that has words for limits. An older program would not know that there are any.
+const RATES_SINCE: u8 = 4;
 /// From the spawn until a program is ready.
 const START: Duration = Duration::from_secs(10);
 
@@ -48,6 +52,8 @@ pub struct Recovery {
     number: Option<u8>,
     /// What its process executes, if not what it was started with.
     pub program: Option<OwnedFd>,
+    /// The minor version of the protocol that its program has to know for what was asked of the device.
+    pub least_minor: u8,
     /// Where its processes keep what outlives them, if they are ours.
     pub keep: Option<OwnedFd>,
     /// The process that is to replace the one that serves.
@@ -155,6 +161,7 @@ impl Recovery {
             process,
             number: process.and_then(|process| u8::try_from(process).ok()),
             program: None,
+            least_minor: if device.rates == Rates::default() { 0 } else { RATES_SINCE },
             keep: None,
             second: None,
             tally: Tally::default(),

@@ -30,7 +30,7 @@ const BETWEEN: Duration = Duration::from_secs(10);
 /// So many looks may find a question unanswered. Twice the core's limit on requests, which knows more about why.
 const MOST: u8 = 6;
 /// The minor version of the protocol from which on a device has to answer in time.
-const SINCE: u8 = 3;
+const SINCE: u8 = 4;
 
 /// When to look next.
 #[derive(Debug, Default)]

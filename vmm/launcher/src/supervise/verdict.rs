@@ -97,6 +97,15 @@ pub fn of_violation(name: &str, program: Program, what: &str) -> Verdict {
     Verdict::certain(code, format!("{name} broke the rules of its control channel and was killed: {what}"))
 }
 
+/// A program is of a version that has no words for what its device is to do.
+pub fn of_old_program(name: &str, minor: u8, least: u8) -> Verdict {
+    let text = format!(
+        "{name}: its program speaks version 1.{minor} of the hand-over, and limits need 1.{least}: give it a newer \
+         program, or no bandwidth= and operations="
+    );
+    Verdict::certain(Code::Device, text)
+}
+
 /// A program closed its control channel; how it ends will say more.
 pub fn of_hang_up(name: &str, program: Program) -> Verdict {
     let code = if program == Program::Core { Code::Core } else { Code::Device };
