@@ -6,6 +6,8 @@
 #[cfg(test)]
 mod arguments;
 #[cfg(test)]
+mod capabilities;
+#[cfg(test)]
 mod files;
 #[cfg(test)]
 mod host;
