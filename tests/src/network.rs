@@ -9,7 +9,7 @@ use crate::error::tried;
 use crate::{Error, Result};
 
 /// Says to a test program that it is in the namespaces.
-const INSIDE: &str = "VMM_TEST_NETWORK";
+pub const INSIDE: &str = "VMM_TEST_NETWORK";
 
 /// Whether this process is in them.
 pub fn is_inside() -> bool {

@@ -9,6 +9,15 @@ use crate::workspace::{Profile, Workspace};
 pub enum What {
     /// How long a disk is away when its program dies.
     Recovery,
+    /// What a limited disk and a limited link do in a second.
+    Limits,
+}
+
+/// Prints what was asked for and what was had.
+pub fn limits(workspace: &Workspace) -> Outcome<bool> {
+    stand_ins::run(workspace, Profile::Release, "bench", |command, _| {
+        command.arg("limits");
+    })
 }
 
 /// Kills `device-blk` so often, and prints how long it took until it served again.

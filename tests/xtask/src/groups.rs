@@ -17,6 +17,8 @@ pub enum Needs {
     Nothing,
     /// The product's programs, built.
     Programs,
+    /// The programs, guest artifacts and a QEMU, which emulates: no KVM.
+    Qemu,
     /// Those of the system tests: the programs, guest artifacts and a KVM that runs stock Linux. Tests of other
     /// packages need nothing of it.
     Guests,
@@ -33,12 +35,13 @@ pub struct Group {
 }
 
 /// All groups, in the order in which they run: the quickest answer first.
-pub const GROUPS: [Group; 7] = [
+pub const GROUPS: [Group; 8] = [
     Group { name: "unit", needs: Needs::Nothing, packages: &[] },
     Group { name: "architecture", needs: Needs::Nothing, packages: &[] },
     Group { name: "protocol", needs: Needs::Programs, packages: &["protocol"] },
     Group { name: "launcher", needs: Needs::Programs, packages: &["vmm"] },
     Group { name: "confinement", needs: Needs::Programs, packages: &["sandbox-policies"] },
+    Group { name: "devices", needs: Needs::Qemu, packages: &[] },
     Group { name: "boot", needs: Needs::Guests, packages: &[] },
     Group { name: "recovery", needs: Needs::Guests, packages: &[] },
 ];

@@ -31,7 +31,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Chore {
     /// Runs the tests, all groups or those named: unit, architecture, protocol, launcher,
-    /// confinement, boot, recovery.
+    /// confinement, devices, boot, recovery.
     ///
     /// VMM_KILLS=N in the environment says how many deaths of devices the group `recovery` makes each of two guests
     /// survive, and VMM_SEED=N makes the choices of an earlier run again.
@@ -46,7 +46,7 @@ enum Chore {
     Artifacts,
     /// Measures, natively and in the release profile.
     Bench {
-        /// What: `recovery`, how long a disk is away when its program dies.
+        /// What: `recovery`, how long a disk is away when its program dies; `limits`, whether limited devices keep to them.
         what: bench::What,
         /// How often it is killed.
         #[arg(long, default_value_t = 100)]
@@ -84,6 +84,7 @@ fn run(chore: &Chore) -> Outcome<bool> {
             Ok(true)
         }
         Chore::Bench { what: bench::What::Recovery, deaths } => bench::recovery(&workspace, *deaths),
+        Chore::Bench { what: bench::What::Limits, .. } => bench::limits(&workspace),
         Chore::RecordPeers => stand_ins::record_peers(&workspace),
         Chore::Demo => demo::run(&workspace),
     }

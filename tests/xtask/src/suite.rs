@@ -86,9 +86,14 @@ impl Bench<'_> {
             self.prepare_artifacts(group)?;
             counts.add(self.run_with_guests(&in_rig, &log, note)?);
         }
+        if group.needs == Needs::Qemu {
+            nested::need_qemu()?;
+            self.prepare_artifacts(group)?;
+        }
+        let artifacts = self.artifacts.as_ref().filter(|_| group.needs == Needs::Qemu);
         for program in &programs {
             crate::progress::step(&format!("{}: {}", group.name, program.name));
-            counts.add(self.run_here(program, self.programs.as_deref(), &log, None)?);
+            counts.add(self.run_here(program, self.programs.as_deref(), &log, artifacts)?);
         }
         if group.runs_release() {
             counts.add(self.run_release(group, programs, &log)?);

@@ -91,13 +91,15 @@ pub struct ProgramRun {
     pub succeeded: bool,
 }
 
+/// Installs QEMU, or says what to install.
+pub fn need_qemu() -> Outcome<()> {
+    crate::host::need_programs(&[("qemu-system-x86_64", "qemu-system-x86")])
+}
+
 /// Runs `job` in an outer guest.
 pub fn run(workspace: &Workspace, artifacts: &Artifacts, job: &Job<'_>) -> Outcome<Run> {
-    crate::host::need_programs(&[
-        ("qemu-system-x86_64", "qemu-system-x86"),
-        ("setpriv", "util-linux"),
-        ("strip", "binutils"),
-    ])?;
+    need_qemu()?;
+    crate::host::need_programs(&[("setpriv", "util-linux"), ("strip", "binutils")])?;
     let folder = workspace.rig_folder().join("outer");
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).tried(|| format!("cannot make {}", folder.display()))?;

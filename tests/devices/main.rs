@@ -1,0 +1,12 @@
+//! Our device programs under a front end that is not ours: QEMU, a stock guest, software emulation.
+//!
+//! Run with `cargo xtask test devices`; needs no KVM.
+
+#[cfg(test)]
+mod blk;
+#[cfg(test)]
+mod net;
+#[cfg(test)]
+mod qemu;
+#[cfg(test)]
+mod rng;

@@ -1,0 +1,33 @@
+//! A network.
+
+use system_tests::Result;
+use system_tests::echo::Listener;
+use system_tests::network::{again_inside, ip, is_inside};
+
+use crate::qemu::Qemu;
+
+/// What the guest sends back.
+const BYTES: u64 = 8 << 20;
+const MAC: &str = "52:54:00:12:34:56";
+
+#[test]
+fn a_guest_of_qemu_pings_and_moves_data_both_ways() -> Result<()> {
+    if !is_inside() {
+        return again_inside("net::a_guest_of_qemu_pings_and_moves_data_both_ways");
+    }
+    ip("tuntap add tap0 mode tap")?;
+    ip("link set tap0 up")?;
+    ip("address add 10.9.0.1/24 dev tap0")?;
+    let listener = Listener::new()?;
+    // Without MSI-X: QEMU 7.2 dies of its own configuration interrupt for a vhost-user network under software emulation.
+    let device = format!("virtio-net-pci,netdev=net,vectors=0,mac={MAC}");
+    let options = ["-netdev", "vhost-user,id=net,chardev=", "-device", &device];
+    let qemu = Qemu::new().device("net", &["--tap=tap0", &format!("--mac={MAC}")], &options)?;
+    let guest = qemu.start("network")?;
+    assert_eq!(listener.accept()?.compare(|sent| sent >= BYTES)?, BYTES);
+    let ended = guest.wait()?;
+    assert!(ended.said("address")?.starts_with(MAC), "{}", ended.everything());
+    assert_eq!(ended.said("pings")?, "5", "{}", ended.everything());
+    assert_eq!(ended.said("echo-ended")?, "0");
+    Ok(())
+}

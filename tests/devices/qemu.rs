@@ -1,0 +1,103 @@
+//! QEMU, whose devices programs of ours serve, each started on its own as its page says.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use system_tests::{Capture, Ended, Error, Result, Running, artifact, program, within};
+
+/// In `/proc/net/unix`: the socket takes connections (`__SO_ACCEPTCON`).
+const LISTENS: &str = "00010000";
+
+/// A machine that is being put together.
+pub struct Qemu {
+    folder: tempfile::TempDir,
+    back_ends: Vec<BackEnd>,
+    options: Vec<String>,
+}
+
+/// A device program that listens.
+struct BackEnd {
+    name: String,
+    child: Child,
+    log: Capture,
+}
+
+impl Qemu {
+    /// With no devices yet.
+    pub fn new() -> Self {
+        Self { folder: tempfile::tempdir().expect("a folder"), back_ends: Vec::new(), options: Vec::new() }
+    }
+
+    /// Starts `device-NAME` with these arguments, and connects QEMU's options to it, in which `chardev=` stands for where it
+    /// is.
+    pub fn device(mut self, name: &str, arguments: &[&str], options: &[&str]) -> Result<Self> {
+        let id = format!("back{}", self.back_ends.len());
+        let socket = self.folder.path().join(&id);
+        let mut command = Command::new(program(&format!("device-{name}"))?);
+        command.arg(format!("--socket-path={}", socket.display())).args(arguments);
+        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs");
+        let log = Capture::of(child.stderr.take().expect("a pipe"));
+        self.back_ends.push(BackEnd { name: name.to_owned(), child, log });
+        within(&format!("device-{name} listens"), || listens(&socket).then_some(()))?;
+        self.options.extend(["-chardev".to_owned(), format!("socket,id={id},path={}", socket.display())]);
+        let with_id = |option: &&str| option.replace("chardev=", &format!("chardev={id}"));
+        self.options.extend(options.iter().map(with_id));
+        Ok(self)
+    }
+
+    /// Starts a stock guest that does `job`.
+    pub fn start(self, job: &str) -> Result<Guest> {
+        let file = |name: &str| artifact(name).map(PathBuf::into_os_string);
+        let mut command = Command::new("qemu-system-x86_64");
+        command
+            .args(["-accel", "tcg", "-M", "q35,memory-backend=memory", "-cpu", "max", "-m", "256M"])
+            .args(["-object", "memory-backend-memfd,id=memory,size=256M,share=on"])
+            .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"])
+            .arg("-kernel")
+            .arg(file("vmlinuz")?)
+            .arg("-initrd")
+            .arg(file("initramfs")?)
+            .args(["-append", &format!("console=ttyS0 panic=-1 vmm.job={job}")])
+            .args(&self.options);
+        Ok(Guest { running: Running::start(command)?, back_ends: self.back_ends, _folder: self.folder })
+    }
+}
+
+/// A guest of QEMU's that runs.
+pub struct Guest {
+    /// QEMU.
+    pub running: Running,
+    back_ends: Vec<BackEnd>,
+    _folder: tempfile::TempDir,
+}
+
+impl Guest {
+    /// Waits until it has powered off. The device programs, whose front end is gone, end as they should and have had nothing
+    /// to complain of.
+    pub fn wait(self) -> Result<Ended> {
+        let ended = self.running.wait()?;
+        assert_eq!(ended.code(), Some(0), "{}", ended.everything());
+        assert!(!ended.console.contains("I/O error"), "{}", ended.everything());
+        for mut back_end in self.back_ends {
+            let log = back_end.log.wait_for_end()?;
+            let status = back_end.child.wait().map_err(|error| Error::Unexpected(error.to_string()))?;
+            assert!(status.success() && log.is_empty(), "device-{}: {status}: {log}", back_end.name);
+        }
+        Ok(ended)
+    }
+}
+
+impl Drop for BackEnd {
+    fn drop(&mut self) {
+        // Gone already: nothing to do.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn listens(socket: &Path) -> bool {
+    let sockets = fs::read_to_string("/proc/net/unix").expect("the kernel's list of sockets");
+    let path = socket.to_str().expect("UTF-8");
+    sockets.lines().any(|line| line.ends_with(path) && line.split_whitespace().nth(3) == Some(LISTENS))
+}
