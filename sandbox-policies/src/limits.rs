@@ -25,7 +25,7 @@ pub fn of(program: Program) -> &'static [(Resource, u64)] {
         Program::Launcher => {
             &[(Resource::RLIMIT_CORE, 0), (Resource::RLIMIT_MSGQUEUE, 0), (Resource::RLIMIT_NOFILE, 4096)]
         }
-        // 31 devices of 64 queues with a kick and a call eventfd each, their sockets, memory and KVM's
+        // 31 devices of 64 queues with a kick and a call eventfd each, three sockets for each device, memory and KVM's
         // descriptors.
         Program::Core => &[
             (Resource::RLIMIT_CORE, 0),

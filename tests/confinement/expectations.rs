@@ -82,8 +82,8 @@ pub const CORE: Expectation = Expectation {
         ("anon_inode:kvm-vm", 1),
         // The console's input and output.
         ("pipe", 2),
-        // The device's vhost-user socket.
-        ("socket", 1),
+        // The device's vhost-user socket, and both ends of the channel on which it may say that its configuration changed.
+        ("socket", 3),
     ],
     limits: &[
         ("Max core file size", 0),

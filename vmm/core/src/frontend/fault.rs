@@ -93,6 +93,24 @@ pub enum Fault {
         /// What it says.
         base: u32,
     },
+    /// It asked for something on its channel that nobody offered, or in no form that there is.
+    #[error(
+        "the back end asked for {id} with flags {flags:#x} and {size} bytes on its channel, where nothing but CONFIG_CHANGE is understood"
+    )]
+    BackendRequest {
+        /// What it asked for.
+        id: u32,
+        /// The flags of that.
+        flags: u32,
+        /// Bytes that follow.
+        size: u32,
+    },
+    /// It sent descriptors on its channel. They never entered this process.
+    #[error("the back end sent file descriptors on its channel")]
+    BackendDescriptors,
+    /// It wants answers on its channel and does not take them.
+    #[error("the back end does not read the answers that it asked for")]
+    Unread,
     /// A ring stands still.
     #[error("the back end has held a request for {} s and given none back", super::watchdog::LIMIT.as_secs())]
     Hung,

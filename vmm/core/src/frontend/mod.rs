@@ -5,6 +5,7 @@
 //! the `vhost` crate is not used and why; [`session`] is the conversation; [`Worker`] the thread, so that **no vCPU
 //! ever waits for a back end**, not even while it is dead and its successor not yet there.
 
+mod backend_channel;
 mod config_writes;
 pub mod connection;
 pub mod fault;
@@ -24,6 +25,7 @@ pub use worker::Worker;
 use crate::Error;
 use crate::interrupts::{Interrupts, SharedEventFd};
 use crate::virtio_pci::{Connections, DeviceType, Doorbells, Machine, Offer, Shared, VirtioPciDevice};
+use backend_channel::BackendChannel;
 use config_writes::ConfigWrites;
 use connection::Connection;
 use kvm_ioctls::VmFd;
@@ -51,7 +53,10 @@ pub fn attach(
     })?;
     let limit = Duration::from_millis(deadline_ms.into());
     let mut connection = Connection::new(socket);
-    let agreement = session::handshake(&mut connection, &Wanted { kind, queues, limit })
+    // What has no configuration has none that could change.
+    let channel = if kind.config_size > 0 { Some(BackendChannel::new()?) } else { None };
+    let wanted = Wanted { kind, queues, limit, channel: channel.as_ref().map(BackendChannel::descriptor) };
+    let agreement = session::handshake(&mut connection, &wanted)
         .map_err(|fault| Error::Device { name: name.clone(), problem: fault.to_string() })?;
 
     let events = |count: u16| (0..count).map(|_| SharedEventFd::new()).collect::<Result<Arc<[_]>, _>>();
@@ -90,6 +95,7 @@ pub fn attach(
         reset_waits: false,
         watchdog: Watchdog::default(),
         config_writes: ConfigWrites::default(),
+        channel,
     };
     Ok(VirtioPciDevice::new(shared, mailbox, worker))
 }

@@ -29,6 +29,7 @@ const TRANSPORT_FEATURES: u64 = 1 << 28 | 1 << 29 | VERSION_1;
 const PROTOCOL_FEATURES: VhostUserProtocolFeatures = VhostUserProtocolFeatures::MQ
     .union(VhostUserProtocolFeatures::REPLY_ACK)
     .union(VhostUserProtocolFeatures::CONFIG)
+    .union(VhostUserProtocolFeatures::BACKEND_REQ)
     .union(VhostUserProtocolFeatures::INFLIGHT_SHMFD);
 
 /// What is wanted of a back end.
@@ -40,6 +41,8 @@ pub struct Wanted {
     pub queues: u16,
     /// The limit for each operation.
     pub limit: Duration,
+    /// The back end's end of its channel, if there is one.
+    pub channel: Option<RawFd>,
 }
 
 /// What was negotiated.
@@ -60,6 +63,12 @@ impl Agreement {
     #[must_use]
     pub fn tracks_requests(&self) -> bool {
         self.protocol_features.contains(VhostUserProtocolFeatures::INFLIGHT_SHMFD)
+    }
+
+    /// Whether the back end says when its configuration changes.
+    #[must_use]
+    pub fn announces_changes(&self) -> bool {
+        self.protocol_features.contains(VhostUserProtocolFeatures::BACKEND_REQ)
     }
 
     /// Whether a successor that agreed to `self` can take the place of one that agreed to `old`, for a driver that
@@ -119,11 +128,19 @@ pub fn handshake(connection: &mut Connection, wanted: &Wanted) -> Result<Agreeme
         return Err(Fault::Lacks("VHOST_USER_F_PROTOCOL_FEATURES"));
     }
     let offered_protocol = ask_u64(connection, FrontendReq::GET_PROTOCOL_FEATURES, deadline)?;
-    let protocol_features =
+    let mut protocol_features =
         VhostUserProtocolFeatures::from_bits_truncate(offered_protocol) & PROTOCOL_FEATURES;
+    let channel = wanted.channel.filter(|_| protocol_features.contains(VhostUserProtocolFeatures::CONFIG));
+    if channel.is_none() {
+        protocol_features.remove(VhostUserProtocolFeatures::BACKEND_REQ);
+    }
     let value = protocol_features.bits().to_ne_bytes();
     connection.tell(FrontendReq::SET_PROTOCOL_FEATURES, &value, &[], deadline)?;
     connection.set_acknowledged(protocol_features.contains(VhostUserProtocolFeatures::REPLY_ACK));
+    if let Some(fd) = channel.filter(|_| protocol_features.contains(VhostUserProtocolFeatures::BACKEND_REQ)) {
+        // Before the configuration is read, so that no change of it falls between the two.
+        connection.tell(FrontendReq::SET_BACKEND_REQ_FD, &[], &[fd], deadline)?;
+    }
 
     let queues = queue_count(connection, wanted, protocol_features, deadline)?;
     let mut config = Vec::new();

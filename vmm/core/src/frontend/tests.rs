@@ -3,7 +3,10 @@
 //! Nothing here asserts how long something took: a deadline shows as the fault that it is.
 
 mod attached;
+mod changes;
 mod hostile;
 mod peer;
 mod replacement;
 mod succession;
+
+pub use peer::send_with_fd;

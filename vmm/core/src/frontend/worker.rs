@@ -18,6 +18,7 @@
 //! that somebody else runs it cannot know that; there the old connection is closed before the first word on the new one,
 //! and a back end has one front end at a time.
 
+use super::backend_channel::BackendChannel;
 use super::config_writes::ConfigWrites;
 use super::connection::{Connection, Deadline};
 use super::fault::Fault;
@@ -67,6 +68,8 @@ pub struct Worker {
     pub(super) reset_waits: bool,
     pub(super) watchdog: Watchdog,
     pub(super) config_writes: ConfigWrites,
+    /// On which back ends say that their configuration has changed.
+    pub(super) channel: Option<BackendChannel>,
 }
 
 impl Worker {
@@ -100,18 +103,48 @@ impl Worker {
             Link::Lost(connection) => (Some(connection), PollFlags::empty()),
             Link::Gone => (None, PollFlags::empty()),
         };
+        let channel = self.channel.as_ref().filter(|_| self.listens());
+        let rests = channel.and_then(|channel| channel.rests(Instant::now()));
         let mut fds = vec![PollFd::new(self.mailbox.wake().as_fd(), PollFlags::POLLIN)];
         fds.extend(socket.map(|socket| PollFd::new(socket.as_fd(), unasked)));
-        let timeout = if self.is_watched() { u16::try_from(TICK.as_millis()).ok() } else { None };
-        match poll(&mut fds, timeout.map_or(PollTimeout::NONE, PollTimeout::from)) {
+        fds.extend(channel.filter(|_| rests.is_none()).map(|it| PollFd::new(it.as_fd(), PollFlags::POLLIN)));
+        let tick = self.is_watched().then_some(TICK);
+        match poll(
+            &mut fds,
+            tick.into_iter().chain(rests).min().map_or(PollTimeout::NONE, whole_milliseconds),
+        ) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(Fault::System { call: "poll", errno }),
         }
-        let seen = fds.get(1).and_then(PollFd::revents).unwrap_or(PollFlags::empty());
-        if seen.intersects(PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL) {
+        let seen = |place: usize| fds.get(place).and_then(PollFd::revents).unwrap_or(PollFlags::empty());
+        let (connection, changed) = (seen(1), !seen(2).is_empty());
+        if connection.intersects(PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL) {
             return Err(Fault::Closed);
         }
-        if seen.contains(PollFlags::POLLIN) { Err(Fault::Unasked) } else { self.watch() }
+        if connection.contains(PollFlags::POLLIN) {
+            return Err(Fault::Unasked);
+        }
+        if changed {
+            self.follow_change()?;
+        }
+        self.watch()
+    }
+
+    /// Whether the back end may say that its configuration has changed.
+    fn listens(&self) -> bool {
+        matches!(self.link, Link::Up(_)) && self.agreement.announces_changes()
+    }
+
+    /// Takes what is said on the channel, and shows the driver what the configuration is now.
+    fn follow_change(&mut self) -> Result<(), Fault> {
+        let (Link::Up(connection), Some(channel)) = (&self.link, &mut self.channel) else { return Ok(()) };
+        if channel.look(Instant::now(), connection.is_acknowledged())? {
+            let deadline = Deadline::after(self.limit);
+            let queues = self.agreement.queues;
+            self.agreement.config = session::read_config(connection, &self.kind, queues, deadline)?;
+            self.show_config();
+        }
+        Ok(())
     }
 
     /// Whether rings that stand still say something.
@@ -233,6 +266,9 @@ impl Worker {
         if self.reset_waits {
             self.confirm();
         }
+        if let Some(channel) = &mut self.channel {
+            channel.renew();
+        }
         let mut connection = Connection::new(socket);
         let outcome = self.agree(&mut connection);
         // From here on its faults are those of this connection.
@@ -247,11 +283,15 @@ impl Worker {
 
     /// A handshake, and whether what comes of it can take the place of what there was.
     fn agree(&self, connection: &mut Connection) -> Result<Agreement, Fault> {
-        let wanted = Wanted { kind: self.kind, queues: self.agreement.queues, limit: self.limit };
+        let channel = self.channel.as_ref().map(BackendChannel::descriptor);
+        let wanted = Wanted { kind: self.kind, queues: self.agreement.queues, limit: self.limit, channel };
         let agreement = session::handshake(connection, &wanted)?;
         let accepted = self.activation.as_ref().map_or(0, |activation| activation.features);
         let mut old = self.agreement.clone();
         self.config_writes.excuse(&mut old.config, &agreement.config);
+        if agreement.announces_changes() {
+            self.kind.excuse_settings(&mut old.config, &agreement.config);
+        }
         agreement.succeeds(&old, accepted)?;
         if self.shares.inflight.is_some() && !agreement.tracks_requests() {
             return Err(Fault::Lacks("VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD, as its predecessor did"));
@@ -372,4 +412,8 @@ impl Worker {
             }
         };
     }
+}
+
+fn whole_milliseconds(time: Duration) -> PollTimeout {
+    u16::try_from(time.as_millis().saturating_add(1)).unwrap_or(u16::MAX).into()
 }

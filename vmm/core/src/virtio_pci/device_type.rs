@@ -2,6 +2,8 @@
 //! has, which feature bits are known, and where the configuration says how many queues there are and whether writes
 //! are cached. Nothing else in the core knows a device's type.
 
+use std::ops::Range;
+
 /// Feature bits of the device types themselves (virtio 1.3, 2.2).
 const ANY_DEVICE_FEATURE: u64 = 0x00FF_FFFF;
 
@@ -82,6 +84,25 @@ impl DeviceType {
         self.id == 2
     }
 
+    /// What of the configuration the user may set while the machine runs, so that it may be another after any back end
+    /// that announces such changes, or would have: `status` of a network, `cols` and `rows` of a console, `num_pages` of a
+    /// balloon (virtio 1.3, 5.1.4, 5.3.4, 5.5.4).
+    fn settings(&self) -> Range<usize> {
+        match self.id {
+            1 => 6..8,
+            3 | 5 => 0..4,
+            _ => 0..0,
+        }
+    }
+
+    /// Makes `old` say what `new` says where the user may have set something else.
+    pub fn excuse_settings(&self, old: &mut [u8], new: &[u8]) {
+        let settings = self.settings();
+        if let (Some(old), Some(new)) = (old.get_mut(settings.clone()), new.get(settings)) {
+            old.copy_from_slice(new);
+        }
+    }
+
     /// Makes a configuration of the back end say how many queues this transport has.
     pub fn set_queue_count(&self, config: &mut [u8], queues: u16) {
         let bytes = self.queue_count_at.and_then(|at| config.get_mut(at..)).unwrap_or_default();
@@ -114,6 +135,17 @@ mod tests {
             assert_ne!(net.features & 1 << bit, 0, "{bit}");
         }
         assert!(!net.answers_each_request(), "a receive buffer waits for a frame");
+    }
+
+    #[test]
+    fn what_the_user_may_set_may_differ_and_nothing_else() {
+        let (old, new) = ([1; 12], [2; 12]);
+        for (id, same) in [(1, 6..8), (2, 0..0), (3, 0..4), (5, 0..4), (26, 0..0)] {
+            let mut excused = old;
+            DeviceType::new(id).unwrap().excuse_settings(&mut excused, &new);
+            assert!((0..12).all(|at| (excused[at] == 2) == same.contains(&at)), "{id}: {excused:?}");
+        }
+        DeviceType::new(5).unwrap().excuse_settings(&mut [], &[]);
     }
 
     #[test]

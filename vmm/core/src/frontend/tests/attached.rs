@@ -27,12 +27,22 @@ pub struct Bench {
     pub memory: GuestMemory,
     /// The back end's end of a connection that must not be closed yet whenever the launcher is told something.
     pub open: Arc<Mutex<Option<UnixStream>>>,
+    /// What all its back ends have to say that their configuration has changed.
+    pub channel: UnixStream,
     threads: Vec<JoinHandle<()>>,
     tell: Sender<Request>,
 }
 
 /// A machine with one blk device in slot 1, decoded; `special` may answer instead of a back end that behaves.
 pub fn bench(
+    special: impl FnMut(&mut UnixStream, &Request) -> Option<ControlFlow<()>> + Send + 'static,
+) -> Bench {
+    bench_of(2, special)
+}
+
+/// The same with a device of another type, which must have a configuration.
+pub fn bench_of(
+    virtio_type: u16,
     special: impl FnMut(&mut UnixStream, &Request) -> Option<ControlFlow<()>> + Send + 'static,
 ) -> Bench {
     let vm = Kvm::new().unwrap().create_vm().unwrap();
@@ -46,7 +56,7 @@ pub fn bench(
     let device = AttachDevice {
         slot: 1,
         name: "blk0".into(),
-        virtio_type: 2,
+        virtio_type,
         queues: 0,
         queue_size: 128,
         deadline_ms: 60_000,
@@ -57,6 +67,7 @@ pub fn bench(
     host.add(1, device).unwrap();
     let (report, told) = channel();
     let worker = host.workers().pop().unwrap();
+    let channel = worker.channel.as_ref().unwrap().theirs.try_clone().unwrap().into();
     let open: Arc<Mutex<Option<UnixStream>>> = Arc::default();
     let watched = Arc::clone(&open);
     let front = std::thread::spawn(move || {
@@ -68,7 +79,7 @@ pub fn bench(
         });
     });
     host.ecam_write((1 << 15) + 4, &[6, 0]);
-    Bench { host, told, requests, memory, open, threads: vec![back, front], tell }
+    Bench { host, told, requests, memory, open, channel, threads: vec![back, front], tell }
 }
 
 /// Whether the other end is closed.

@@ -19,7 +19,7 @@ const AMPLE: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(20);
 
 fn wanted(queues: u16, limit: Duration) -> Wanted {
-    Wanted { kind: DeviceType::new(2).unwrap(), queues, limit }
+    Wanted { kind: DeviceType::new(2).unwrap(), queues, limit, channel: None }
 }
 
 /// A handshake with a back end that behaves but for its answers to `bad`, which `answer` makes.
@@ -202,7 +202,7 @@ fn a_type_without_configuration_needs_no_back_end_that_has_one() {
         stream.write_all(&answer).unwrap();
         ControlFlow::Continue(())
     });
-    let wanted = Wanted { kind: DeviceType::new(4).unwrap(), queues: 1, limit: AMPLE };
+    let wanted = Wanted { kind: DeviceType::new(4).unwrap(), queues: 1, limit: AMPLE, channel: None };
     let agreement = handshake(&mut Connection::new(socket), &wanted).unwrap();
     assert_eq!((agreement.queues, agreement.config), (1, Vec::new()));
     thread.join().unwrap();
