@@ -40,8 +40,16 @@ impl Fields {
     /// # Errors
     /// The field is there and malformed.
     pub fn value<T: Decode<()>>(&self, tag: u16, default: T) -> Result<T, Error> {
-        let Some((_, bytes)) = self.0.iter().find(|(found, _)| *found == tag) else { return Ok(default) };
-        decode("optional field", bytes).map(|(value, _)| value)
+        Ok(self.optional(tag)?.unwrap_or(default))
+    }
+
+    /// The value of a field, if it is there.
+    ///
+    /// # Errors
+    /// The field is there and malformed.
+    pub fn optional<T: Decode<()>>(&self, tag: u16) -> Result<Option<T>, Error> {
+        let Some((_, bytes)) = self.0.iter().find(|(found, _)| *found == tag) else { return Ok(None) };
+        decode("optional field", bytes).map(|(value, _)| Some(value))
     }
 }
 

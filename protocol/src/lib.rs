@@ -42,6 +42,7 @@ pub use messages::{
     },
     from_device::FromDevice,
     net::{MacAddress, NetOptions, NoMacAddress},
+    pmem::PmemOptions,
     rates::{Rate, Rates},
     spawner::{Connect, FromSpawner, NotConnected, Respawn, SpawnFailed, Spawned, ToSpawner},
     to_core::{Abandon, AttachDevice, CoreSetup, MemoryRegion, Reconnect, Replace, ToCore},

@@ -30,6 +30,9 @@ pub const MAX_MTU: u16 = 65521;
 pub const MAX_CONSOLE_SIZE: u16 = 9999;
 /// Bytes that a console's file is let grow to if nobody says otherwise: a boot log has some 50 KiB.
 pub const DEFAULT_CONSOLE_FILE: u64 = 64 << 20;
+/// What address and size of persistent memory are multiples of: a large page of x86, and what Linux can take in as memory
+/// with descriptors of its pages (`memremap_compat_align`).
+pub const PMEM_ALIGNMENT: u64 = 2 << 20;
 /// Entries of a list of counters or of lacking layers.
 pub const MAX_ENTRIES: usize = 64;
 /// Bytes of a device's keep: what of its state outlives its process ([`crate::ToDevice::Keep`]).

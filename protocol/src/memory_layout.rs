@@ -9,6 +9,7 @@
 //! 0xFFFB_C000      KVM's TSS and identity map
 //! 4 GiB            the rest of RAM
 //! next GiB         PCI window for 64-bit BARs
+//! behind it        persistent memory, each device's at a whole GiB
 //! ```
 
 use crate::MemoryRegion;
@@ -58,6 +59,20 @@ pub fn pci64_start(regions: &[MemoryRegion]) -> u64 {
     end.max(HOLE_END).checked_next_multiple_of(GIB).unwrap_or(u64::MAX)
 }
 
+/// Where persistent memory of these `sizes` lies in a guest with these regions of RAM, in the same order. An address that
+/// does not exist, [`u64::MAX`], if there is none left.
+#[must_use]
+pub fn persistent(regions: &[MemoryRegion], sizes: &[u64]) -> Vec<MemoryRegion> {
+    let mut next = pci64_start(regions).saturating_add(PCI64_SIZE);
+    let mut place = |size: u64| {
+        let guest_phys = next;
+        let end = guest_phys.checked_add(size).and_then(|end| end.checked_next_multiple_of(GIB));
+        next = end.unwrap_or(u64::MAX);
+        MemoryRegion { guest_phys, size }
+    };
+    sizes.iter().map(|size| place(*size)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,5 +96,14 @@ mod tests {
         assert_eq!(pci64_start(&regions((5 << 30) + 4096)), 7 << 30);
         let largest = pci64_start(&regions(crate::limits::MAX_MEMORY)) + PCI64_SIZE;
         assert!(largest <= 1 << 39, "the window ends at {largest:#x}");
+    }
+
+    #[test]
+    fn persistent_memory_follows_the_window() {
+        let sizes = [2 << 20, 3 << 30, 4 << 20];
+        let starts = persistent(&regions(1 << 30), &sizes).into_iter().map(|region| region.guest_phys >> 30);
+        assert_eq!(starts.collect::<Vec<_>>(), [20, 21, 24]);
+        let none_left = persistent(&regions(1 << 30), &[u64::MAX - (20 << 30), 2 << 20]);
+        assert_eq!(none_left[1].guest_phys, u64::MAX);
     }
 }

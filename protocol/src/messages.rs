@@ -5,6 +5,7 @@ pub(crate) mod control;
 pub(crate) mod from_core;
 pub(crate) mod from_device;
 pub(crate) mod net;
+pub(crate) mod pmem;
 pub(crate) mod rates;
 pub(crate) mod spawner;
 pub(crate) mod to_core;

@@ -6,9 +6,10 @@
 use protocol::{
     Abandon, AttachDevice, BlkOptions, Connect, ConsoleOptions, ConsoleSize, CoreSetup, Counter, Counters,
     DeviceLost, DeviceOptions, DeviceSetup, DeviceStatus, Error, Exit, Failure, FailureKind, FromCore,
-    FromDevice, FromLauncher, FromSpawner, MemoryRegion, Message, NetOptions, NotConnected, Phase, Rate,
-    Rates, Ready, Reconnect, Reconnected, Refused, Replace, ReplaceDevice, Replaced, Respawn, SpawnFailed,
-    Spawned, ToCore, ToDevice, ToLauncher, ToSpawner, Violation, ViolationFrame, frame, limits,
+    FromDevice, FromLauncher, FromSpawner, MemoryRegion, Message, NetOptions, NotConnected, Phase,
+    PmemOptions, Rate, Rates, Ready, Reconnect, Reconnected, Refused, Replace, ReplaceDevice, Replaced,
+    Respawn, SpawnFailed, Spawned, ToCore, ToDevice, ToLauncher, ToSpawner, Violation, ViolationFrame, frame,
+    limits,
 };
 use std::fmt::Debug;
 
@@ -41,7 +42,17 @@ fn attach() -> AttachDevice {
         queues: 2,
         queue_size: 256,
         deadline_ms: 1000,
+        pmem: None,
     }
+}
+
+fn pmem() -> PmemOptions {
+    let region = MemoryRegion { guest_phys: 20 << 30, size: 2 << 20 };
+    PmemOptions { region, readonly: true }
+}
+
+fn pmem_device(options: PmemOptions) -> ToDevice {
+    ToDevice::Setup(DeviceSetup { options: DeviceOptions::Pmem(options), ..rng() })
 }
 
 fn blk() -> DeviceSetup {
@@ -94,6 +105,12 @@ fn console(size: Option<(u16, u16)>, file_limit: Option<u64>) -> DeviceSetup {
 fn launcher_to_core() {
     golden(&ToCore::Setup(setup()), 0x0101, "0100fc000000080203613d62010000");
     golden(&ToCore::Attach(attach()), 0x0102, "0104626c6b300202fb0001010103fbe803");
+    let with_memory = AttachDevice { pmem: Some(pmem()), ..attach() };
+    golden(
+        &ToCore::Attach(with_memory),
+        0x0102,
+        "0104626c6b300202fb0001020103fbe803020ffd0000000005000000fc0000200001",
+    );
     golden(&ToCore::Start, 0x0103, "00");
     golden(&ToCore::PowerButton, 0x0104, "00");
     golden(&ToCore::Pause, 0x0105, "00");
@@ -131,6 +148,7 @@ fn launcher_to_device_and_back() {
     golden(&ToDevice::Setup(net(Some(1500))), 0x0301, "016402525400abcd0100fbdc050100");
     golden(&ToDevice::Setup(console(None, None)), 0x0301, "01640300000000");
     golden(&ToDevice::Setup(console(Some((80, 24)), Some(300))), 0x0301, "0164035018fb2c0100");
+    golden(&pmem_device(pmem()), 0x0301, "016404fd0000000005000000fc000020000100");
     let blamed = |setup| ToDevice::Setup(DeviceSetup { blamed: true, ..setup });
     golden(&blamed(blk()), 0x0301, "01640001000173018002010100020101");
     golden(&blamed(rng()), 0x0301, "01640101020101");
@@ -294,6 +312,14 @@ fn values_beyond_their_limits_are_neither_sent_nor_received() {
     }
     for setup in [console(Some((0, 24)), None), console(Some((80, 10000)), None), console(None, Some(0))] {
         assert!(matches!(ToDevice::Setup(setup).encode(), Err(Error::Limit { .. })));
+    }
+    for (guest_phys, size) in
+        [(20 << 30, 0), (20 << 30, 4096), (0, 2 << 20), (4096, 2 << 20), (u64::MAX - (2 << 20) + 1, 2 << 20)]
+    {
+        let options = PmemOptions { region: MemoryRegion { guest_phys, size }, ..pmem() };
+        let attach = ToCore::Attach(AttachDevice { pmem: Some(options), ..attach() });
+        assert!(matches!(attach.encode(), Err(Error::Limit { .. })), "{guest_phys:#x} {size:#x}");
+        assert!(matches!(pmem_device(options).encode(), Err(Error::Limit { .. })));
     }
     // 33 vCPUs as a peer would write them.
     let body = [1, 0, 0xfc, 0, 0, 0, 8, 33, 0, 0, 0, 0];

@@ -1,5 +1,6 @@
 //! Launcher to core.
 
+use super::pmem::PmemOptions;
 use super::{name, short, slot, within};
 use crate::{Error, Fields, Message, Phase, fields, limits};
 use bincode::{Decode, Encode};
@@ -18,6 +19,8 @@ const REPLACE: u16 = 0x010b;
 
 /// Optional field of [`AttachDevice`]: the deadline.
 const ATTACH_DEADLINE: u16 = 1;
+/// Optional field of [`AttachDevice`]: persistent memory.
+const ATTACH_PMEM: u16 = 2;
 
 /// What the launcher tells the core.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +28,7 @@ pub enum ToCore {
     /// The machine. Descriptors: KVM, a memfd per region, the kernel, the initrd if there is one, the
     /// console's input and output if there is one.
     Setup(CoreSetup),
-    /// A device. Descriptor: the vhost-user socket.
+    /// A device. Descriptors: the vhost-user socket, and the file of persistent memory if it has that.
     Attach(AttachDevice),
     /// Nothing more comes: set up, answer `Ready`, run.
     Start,
@@ -109,6 +112,9 @@ pub struct AttachDevice {
     pub queue_size: u16,
     /// The longest wait for one reply of the back end, in milliseconds. Optional field.
     pub deadline_ms: u32,
+    /// A file that becomes memory of the guest. Optional field, since minor version 4: an older core finds a descriptor
+    /// too many and refuses the message.
+    pub pmem: Option<PmemOptions>,
 }
 
 impl CoreSetup {
@@ -143,6 +149,7 @@ impl AttachDevice {
             limits::MAX_QUEUE_SIZE.into(),
             "a power of two up to 1024",
         )?;
+        self.pmem.as_ref().map_or(Ok(()), PmemOptions::check)?;
         let deadline = u64::from(self.deadline_ms);
         within("deadline in ms", deadline, 1, limits::MAX_DEADLINE_MS.into(), "1 to 60000")
     }
@@ -150,13 +157,18 @@ impl AttachDevice {
     fn encode(&self) -> Result<Vec<u8>, Error> {
         let required = (self.slot, &self.name, self.virtio_type, self.queues, self.queue_size);
         let fields = Fields::default().with(ATTACH_DEADLINE, &self.deadline_ms)?;
+        let fields = match &self.pmem {
+            Some(pmem) => fields.with(ATTACH_PMEM, pmem)?,
+            None => fields,
+        };
         fields::encode("Attach", &required, &fields)
     }
 
     fn decode(body: &[u8]) -> Result<Self, Error> {
         let ((slot, name, virtio_type, queues, queue_size), fields) = fields::decode_body("Attach", body)?;
         let deadline_ms = fields.value(ATTACH_DEADLINE, limits::DEFAULT_DEADLINE_MS)?;
-        Ok(Self { slot, name, virtio_type, queues, queue_size, deadline_ms })
+        let pmem = fields.optional(ATTACH_PMEM)?;
+        Ok(Self { slot, name, virtio_type, queues, queue_size, deadline_ms, pmem })
     }
 }
 
@@ -196,7 +208,8 @@ impl Message for ToCore {
     fn fds(&self) -> usize {
         match self {
             Self::Setup(setup) => setup.fds(),
-            Self::Attach(_) | Self::Reconnect(_) | Self::Replace(_) => 1,
+            Self::Attach(device) => 1usize.saturating_add(usize::from(device.pmem.is_some())),
+            Self::Reconnect(_) | Self::Replace(_) => 1,
             _ => 0,
         }
     }

@@ -2,6 +2,7 @@
 
 use super::console::{self, ConsoleOptions};
 use super::net::{self, NetOptions};
+use super::pmem::PmemOptions;
 use super::rates::Rates;
 use super::{name, short, within};
 use crate::{Error, Fields, Message, Phase, fields, limits};
@@ -65,6 +66,8 @@ pub enum DeviceOptions {
     Net(NetOptions),
     /// virtio-console. Since minor version 4.
     Console(ConsoleOptions),
+    /// virtio-pmem. Since minor version 4.
+    Pmem(PmemOptions),
 }
 
 /// A disk.
@@ -91,6 +94,7 @@ enum Wire {
     Rng,
     Net(net::Wire),
     Console(console::Wire),
+    Pmem(PmemOptions),
 }
 
 impl BlkOptions {
@@ -111,6 +115,7 @@ impl DeviceSetup {
             DeviceOptions::Rng => Ok(()),
             DeviceOptions::Net(net) => net.check(),
             DeviceOptions::Console(console) => console.check(),
+            DeviceOptions::Pmem(pmem) => pmem.check(),
         }
     }
 
@@ -134,6 +139,9 @@ impl DeviceSetup {
                 let wire = Wire::Console(console.wire());
                 fields::encode("Setup", &(&self.name, wire), &own(Fields::default())?)
             }
+            DeviceOptions::Pmem(pmem) => {
+                fields::encode("Setup", &(&self.name, Wire::Pmem(*pmem)), &own(Fields::default())?)
+            }
         }
     }
 
@@ -150,6 +158,7 @@ impl DeviceSetup {
             Wire::Rng => DeviceOptions::Rng,
             Wire::Net(net) => DeviceOptions::Net(NetOptions::from_wire(&net)?),
             Wire::Console(console) => DeviceOptions::Console(ConsoleOptions::from_wire(&console)),
+            Wire::Pmem(pmem) => DeviceOptions::Pmem(pmem),
         };
         Ok(Self { name, options, blamed, keep, rates })
     }

@@ -146,13 +146,13 @@ impl<'a> Control<'a> {
 
     /// What vCPUs and front ends have to tell.
     fn take_notices(&self) -> Result<Next, Error> {
-        let Waiting { exit, of_devices } = self.notices.take();
+        let Waiting { end, of_devices } = self.notices.take();
         for message in of_devices {
             self.channel.send(&message, &[])?;
         }
-        let Some(exit) = exit else { return Ok(Next::Go) };
+        let Some(end) = end else { return Ok(Next::Go) };
         self.output.drain(LAST_LINES);
-        self.channel.send(&FromCore::Exited(exit), &[])?;
+        self.channel.send(&end, &[])?;
         Ok(Next::End)
     }
 

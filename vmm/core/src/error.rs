@@ -63,7 +63,8 @@ pub enum Error {
     },
     /// The processor cannot address the guest's memory and the devices' window.
     #[error(
-        "the guest's addresses end at {end:#x}, but the processor has {bits} address bits: give it less memory"
+        "the guest's addresses end at {end:#x}, but the processor has {bits} address bits: give it less memory, or less \
+         of a pmem"
     )]
     AddressWidth {
         /// The end of the last window.
@@ -174,6 +175,17 @@ pub enum Error {
         room: u64,
     },
 
+    /// What should be memory of the guest's is not there.
+    #[error(
+        "{names}: the guest touched what is not there{at}: the file was shortened, cannot be read, or its file system \
+         has no room for what the guest wrote; leave its size alone, and reserve its space with fallocate"
+    )]
+    Lost {
+        /// The device, or those of which it is one.
+        names: String,
+        /// Where, if that is known.
+        at: String,
+    },
     /// A back end or a device of the guest failed.
     #[error("{name}: {problem}")]
     Device {
@@ -211,6 +223,7 @@ impl Error {
             | Self::CommandLineZero { .. }
             | Self::AcpiTooBig { .. } => FailureKind::Kernel,
             Self::InitrdRead(_) | Self::InitrdTooBig { .. } => FailureKind::Initrd,
+            Self::Lost { .. } => FailureKind::Resource,
             Self::Device { .. } => FailureKind::Device,
         }
     }

@@ -7,7 +7,7 @@ use crate::Error;
 use crate::boot::Source;
 use nix::sys::socket::{AddressFamily, SockType, SockaddrLike, UnixAddr, getsockname, getsockopt, sockopt};
 use nix::sys::stat::{SFlag, fstat};
-use protocol::{AttachDevice, Channel, CoreSetup, MemoryRegion, Phase, ToCore};
+use protocol::{AttachDevice, Channel, CoreSetup, MemoryRegion, Phase, PmemOptions, ToCore};
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::vec::IntoIter;
@@ -29,6 +29,8 @@ pub struct HandOver {
     pub console: Option<Console>,
     /// The devices, in the order of the command line.
     pub devices: Vec<(AttachDevice, OwnedFd)>,
+    /// The names and files of those that have persistent memory, in the same order.
+    pub persistent: Vec<(String, PmemOptions, OwnedFd)>,
 }
 
 /// The two ends of the guest's serial console.
@@ -65,15 +67,15 @@ pub fn receive(channel: &Channel) -> Result<Option<HandOver>, Error> {
 
 fn accept(setup: CoreSetup, fds: Vec<OwnedFd>) -> Result<HandOver, Error> {
     let mut fds = fds.into_iter();
-    let kvm = kind(&mut fds, "KVM", SFlag::S_IFCHR)?;
+    let kvm = kind(&mut fds, "KVM", &[SFlag::S_IFCHR])?;
     let memfds = setup
         .memory
         .iter()
-        .map(|_| kind(&mut fds, "guest memory", SFlag::S_IFREG))
+        .map(|_| kind(&mut fds, "guest memory", &[SFlag::S_IFREG]))
         .collect::<Result<Vec<_>, _>>()?;
-    let kernel = File::from(kind(&mut fds, "the kernel", SFlag::S_IFREG)?);
+    let kernel = File::from(kind(&mut fds, "the kernel", &[SFlag::S_IFREG])?);
     let initrd =
-        if setup.initrd { Some(File::from(kind(&mut fds, "the initrd", SFlag::S_IFREG)?)) } else { None };
+        if setup.initrd { Some(File::from(kind(&mut fds, "the initrd", &[SFlag::S_IFREG])?)) } else { None };
     let console =
         if setup.console { Some(Console { input: next(&mut fds)?, output: next(&mut fds)? }) } else { None };
     Ok(HandOver {
@@ -84,11 +86,13 @@ fn accept(setup: CoreSetup, fds: Vec<OwnedFd>) -> Result<HandOver, Error> {
         cpus: setup.cpus,
         console,
         devices: Vec::new(),
+        persistent: Vec::new(),
     })
 }
 
 fn attach(hand_over: &mut HandOver, device: AttachDevice, fds: Vec<OwnedFd>) -> Result<(), Error> {
-    let socket = next(&mut fds.into_iter())?;
+    let mut fds = fds.into_iter();
+    let socket = next(&mut fds)?;
     let wrong = |problem: &str| Error::Descriptor { what: "a device", problem: problem.to_owned() };
     match getsockopt(&socket, sockopt::SockType) {
         Ok(SockType::Stream) => {}
@@ -101,15 +105,19 @@ fn attach(hand_over: &mut HandOver, device: AttachDevice, fds: Vec<OwnedFd>) -> 
     if hand_over.devices.iter().any(|(other, _)| other.slot == device.slot) {
         return Err(Error::HandOver("two devices in one slot"));
     }
+    if let Some(options) = device.pmem {
+        let file = kind(&mut fds, "persistent memory", &[SFlag::S_IFREG, SFlag::S_IFBLK])?;
+        hand_over.persistent.push((device.name.clone(), options, file));
+    }
     hand_over.devices.push((device, socket));
     Ok(())
 }
 
-/// The next descriptor, which must be of this file type.
-fn kind(fds: &mut IntoIter<OwnedFd>, what: &'static str, wanted: SFlag) -> Result<OwnedFd, Error> {
+/// The next descriptor, which must be of one of these file types.
+fn kind(fds: &mut IntoIter<OwnedFd>, what: &'static str, wanted: &[SFlag]) -> Result<OwnedFd, Error> {
     let fd = next(fds)?;
     let mode = fstat(&fd).map_err(Error::system("fstat"))?.st_mode;
-    if SFlag::from_bits_truncate(mode) & SFlag::S_IFMT != wanted {
+    if !wanted.contains(&(SFlag::from_bits_truncate(mode) & SFlag::S_IFMT)) {
         let problem = format!("is of file type {:#o}", mode & SFlag::S_IFMT.bits());
         return Err(Error::Descriptor { what, problem });
     }
@@ -146,6 +154,7 @@ mod tests {
             queues: 1,
             queue_size: 256,
             deadline_ms: 1000,
+            pmem: None,
         })
     }
 
@@ -203,6 +212,27 @@ mod tests {
             send(&launcher, &setup(), &fds);
             let error = receive(&core).unwrap_err();
             assert!(matches!(error, Error::Descriptor { .. }), "{place}: {error}");
+        }
+    }
+
+    #[test]
+    fn persistent_memory_comes_with_its_file() {
+        let ToCore::Attach(plain) = device(1) else { panic!("not Attach") };
+        let region = MemoryRegion { guest_phys: 20 << 30, size: 2 << 20 };
+        let pmem = Some(PmemOptions { region, readonly: false });
+        let attach = ToCore::Attach(AttachDevice { virtio_type: 27, pmem, ..plain });
+        for (file, is_fine) in [(regular(), true), (null(), false), (socket(SockType::Stream), false)] {
+            let (launcher, core) = Channel::pair().unwrap();
+            send(&launcher, &setup(), &whole());
+            send(&launcher, &attach, &[socket(SockType::Stream), file]);
+            send(&launcher, &ToCore::Start, &[]);
+            match receive(&core) {
+                Ok(hand_over) => {
+                    let persistent = hand_over.unwrap().persistent;
+                    assert!(is_fine && persistent.len() == 1 && persistent[0].0 == "blk1");
+                }
+                Err(error) => assert!(!is_fine && matches!(error, Error::Descriptor { .. }), "{error}"),
+            }
         }
     }
 

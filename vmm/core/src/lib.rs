@@ -23,6 +23,7 @@ pub mod log;
 pub mod machine;
 pub mod notices;
 pub mod pci;
+pub mod persistent_memory;
 pub mod power;
 pub mod rtc;
 pub mod serial;

@@ -10,6 +10,7 @@ use crate::handoff::{Console, HandOver};
 use crate::interrupts::Interrupts;
 use crate::notices::Notices;
 use crate::pci::{PciHost, Windows};
+use crate::persistent_memory::PersistentMemory;
 use crate::rtc::Rtc;
 use crate::serial::{self, SerialPort};
 use crate::threads::{self, Threads};
@@ -31,9 +32,10 @@ pub fn build<'a>(
     channel: &'a Channel,
     threads: &mut Threads,
 ) -> Result<Control<'a>, Error> {
-    let HandOver { kvm, regions, memfds, source, cpus, console, devices } = hand_over;
+    let HandOver { kvm, regions, memfds, source, cpus, console, devices, persistent } = hand_over;
     let memory = guest_memory::map(&regions, memfds)?;
-    let vm = Vm::new(kvm, memory, cpus)?;
+    let persistent = PersistentMemory::map(persistent, &regions)?;
+    let vm = Vm::new(kvm, memory, persistent, cpus)?;
     let entry = boot::load(&vm.memory, source, cpus)?;
     let interrupts = Arc::new(Interrupts::new(Arc::clone(&vm.fd))?);
     let vcpus = vcpu::create(&vm, cpus, entry)?;
@@ -101,9 +103,8 @@ fn spawn_vcpu(
     made.spawn(format!("vcpu{index}"), Stage::Vcpu, move || {
         vcpu::run::prepare(&mut vcpu)?;
         Ok(move || {
-            // Guest memory stays mapped as long as a vCPU may touch it.
-            let _mapped = vm;
-            notices.exit(vcpu::run::run(&mut vcpu, index, &bus));
+            // With `vm` guest memory stays mapped as long as a vCPU may touch it.
+            notices.end(vcpu::run::run(&mut vcpu, index, &bus, &vm.persistent));
             threads::rest()
         })
     })

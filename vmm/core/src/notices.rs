@@ -3,8 +3,17 @@
 
 use crate::Error;
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use protocol::{Exit, FromCore};
+use protocol::{Exit, Failure, FromCore};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// How a vCPU came to its end.
+#[derive(Debug)]
+pub enum End {
+    /// The guest has ended the machine.
+    Guest(Exit),
+    /// It can go on no more, and that is not the guest's doing.
+    Failed(Error),
+}
 
 /// Notices that wait for the control loop. Bounded by what there is: one exit, and for each device one loss and one
 /// more for each successor that the launcher sent.
@@ -17,9 +26,8 @@ pub struct Notices {
 /// What has been posted and not yet taken.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Waiting {
-    /// How the guest ended the machine: the first exit of any vCPU, for later ones are of a machine that is
-    /// no more.
-    pub exit: Option<Exit>,
+    /// How the machine ended: the first end of any vCPU, for later ones are of a machine that is no more.
+    pub end: Option<FromCore>,
     /// What front ends say to the launcher, in order.
     pub of_devices: Vec<FromCore>,
 }
@@ -35,9 +43,13 @@ impl Notices {
         Ok(Self { waiting: Mutex::default(), event })
     }
 
-    /// The guest has ended the machine.
-    pub fn exit(&self, exit: Exit) {
-        self.lock().exit.get_or_insert(exit);
+    /// A vCPU has come to its end, and the machine with it.
+    pub fn end(&self, end: End) {
+        let word = match end {
+            End::Guest(exit) => FromCore::Exited(exit),
+            End::Failed(error) => FromCore::Failed(Failure::new(error.kind(), &error.to_string())),
+        };
+        self.lock().end.get_or_insert(word);
         self.wake();
     }
 
@@ -78,8 +90,8 @@ mod tests {
     fn the_first_exit_counts_and_every_word_of_a_device() {
         let notices = Notices::new().unwrap();
         assert!(notices.event().read().is_err());
-        notices.exit(Exit::PowerOff);
-        notices.exit(Exit::Reset);
+        notices.end(End::Guest(Exit::PowerOff));
+        notices.end(End::Failed(Error::HandOver("later")));
         let words = [
             FromCore::DeviceLost(DeviceLost::new(1, "gone")),
             FromCore::Reconnected(Reconnected { slot: 1 }),
@@ -87,7 +99,7 @@ mod tests {
         ];
         words.iter().cloned().for_each(|word| notices.of_device(word));
         let waiting = notices.take();
-        assert_eq!(waiting.exit, Some(Exit::PowerOff));
+        assert_eq!(waiting.end, Some(FromCore::Exited(Exit::PowerOff)));
         assert_eq!(waiting.of_devices, words);
         assert!(notices.event().read().is_err(), "taken");
         assert_eq!(notices.take(), Waiting::default());

@@ -1,7 +1,9 @@
 //! The VM: what is demanded of the host's KVM, and the parts of a machine that KVM itself provides.
 //!
-//! Invariant: [`Vm`] owns guest memory together with the VM, so no memory slot outlives its mapping.
+//! Invariant: [`Vm`] owns guest memory, that which is persistent included, together with the VM, so no memory slot outlives
+//! its mapping.
 
+use crate::persistent_memory::PersistentMemory;
 use crate::{Error, GuestMemory, guest_memory, kernel_memory, kvm_descriptors};
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
@@ -9,6 +11,7 @@ use nix::sys::stat::fstat;
 use protocol::memory_layout;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use vm_memory::GuestMemoryBackend;
 
 const API_VERSION: i32 = 12;
 /// Device number of /dev/kvm (Documentation/admin-guide/devices.txt).
@@ -38,21 +41,28 @@ pub struct Vm {
     pub fd: Arc<VmFd>,
     /// Its memory.
     pub memory: GuestMemory,
+    /// Files that are memory of the guest, too.
+    pub persistent: PersistentMemory,
     supported_cpuid: Vec<kvm_cpuid_entry2>,
 }
 
 impl Vm {
-    /// Checks the host's KVM and makes a VM for `cpus` vCPUs with `memory`.
+    /// Checks the host's KVM and makes a VM for `cpus` vCPUs with `memory` and `persistent`.
     ///
     /// # Errors
     /// The descriptor is no KVM, KVM lacks something, or the processor cannot address the machine.
-    pub fn new(kvm: OwnedFd, memory: GuestMemory, cpus: u8) -> Result<Self, Error> {
+    pub fn new(
+        kvm: OwnedFd,
+        memory: GuestMemory,
+        persistent: PersistentMemory,
+        cpus: u8,
+    ) -> Result<Self, Error> {
         let kvm = open(kvm)?;
         check(&kvm, cpus)?;
         let supported =
             kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(Error::kvm("KVM_GET_SUPPORTED_CPUID"))?;
         let supported_cpuid = supported.as_slice().to_vec();
-        check_address_width(&supported_cpuid, &memory)?;
+        check_address_width(&supported_cpuid, &memory, &persistent)?;
 
         let fd = kvm.create_vm().map_err(Error::kvm("KVM_CREATE_VM"))?;
         fd.set_identity_map_address(memory_layout::KVM_IDENTITY_MAP)
@@ -61,7 +71,8 @@ impl Vm {
         fd.set_tss_address(tss).map_err(Error::kvm("KVM_SET_TSS_ADDR"))?;
         fd.create_irq_chip().map_err(Error::kvm("KVM_CREATE_IRQCHIP"))?;
         kernel_memory::set_memory_slots(&fd, &memory).map_err(Error::kvm("KVM_SET_USER_MEMORY_REGION"))?;
-        Ok(Self { fd: Arc::new(fd), memory, supported_cpuid })
+        persistent.set_slots(&kvm, &fd, u32::try_from(memory.num_regions()).unwrap_or(u32::MAX))?;
+        Ok(Self { fd: Arc::new(fd), memory, persistent, supported_cpuid })
     }
 
     /// CPUID as this host's KVM can give it to a guest.
@@ -104,13 +115,17 @@ fn check(kvm: &Kvm, cpus: u8) -> Result<(), Error> {
     Ok(())
 }
 
-fn check_address_width(cpuid: &[kvm_cpuid_entry2], memory: &GuestMemory) -> Result<(), Error> {
+fn check_address_width(
+    cpuid: &[kvm_cpuid_entry2],
+    memory: &GuestMemory,
+    persistent: &PersistentMemory,
+) -> Result<(), Error> {
     /// What every x86-64 processor has at least (Intel SDM volume 1, 3.3.1, for those without the leaf).
     const LEAST: u8 = 36;
     let leaf = cpuid.iter().find(|entry| entry.function == ADDRESS_WIDTH_LEAF);
     let [bits, ..] = leaf.map_or([LEAST, 0, 0, 0], |leaf| leaf.eax.to_le_bytes());
     let window = memory_layout::pci64_start(&guest_memory::regions(memory));
-    let end = window.saturating_add(memory_layout::PCI64_SIZE);
+    let end = window.saturating_add(memory_layout::PCI64_SIZE).max(persistent.end());
     if bits < 64 && end > 1 << bits {
         return Err(Error::AddressWidth { end, bits });
     }
@@ -125,7 +140,7 @@ mod tests {
     #[test]
     fn what_is_not_kvm_is_never_asked() {
         let null = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
-        let error = Vm::new(null, guest(1 << 20), 1).err().unwrap();
+        let error = Vm::new(null, guest(1 << 20), PersistentMemory::default(), 1).err().unwrap();
         assert!(matches!(error, Error::Descriptor { what: "KVM", .. }), "{error}");
     }
 
@@ -134,9 +149,10 @@ mod tests {
         let width =
             |eax: u32| vec![kvm_cpuid_entry2 { function: ADDRESS_WIDTH_LEAF, eax, ..Default::default() }];
         let memory = guest(1 << 20);
-        assert!(check_address_width(&width(0x3027), &memory).is_ok());
-        assert!(check_address_width(&[], &memory).is_ok(), "20 GiB are within 36 bits");
-        let error = check_address_width(&width(34), &memory).unwrap_err();
+        let check = |cpuid: &[_]| check_address_width(cpuid, &memory, &PersistentMemory::default());
+        assert!(check(&width(0x3027)).is_ok());
+        assert!(check(&[]).is_ok(), "20 GiB are within 36 bits");
+        let error = check(&width(34)).unwrap_err();
         assert!(matches!(error, Error::AddressWidth { bits: 34, end: 0x5_0000_0000 }), "{error}");
     }
 }

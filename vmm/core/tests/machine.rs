@@ -10,7 +10,7 @@
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::pipe;
-use protocol::{Channel, CoreSetup, Exit, FromCore, Phase, ToCore, memory_layout};
+use protocol::{Channel, CoreSetup, Exit, FailureKind, FromCore, Phase, PmemOptions, ToCore, memory_layout};
 use sandbox_policies::Stage;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -30,6 +30,15 @@ struct Launcher {
 
 impl Launcher {
     fn run(code: &[u8]) -> Self {
+        Self::with(code, vec![], || ())
+    }
+
+    /// A machine with files as its persistent memory, and what happens between its being built and its running.
+    fn with(
+        code: &[u8],
+        persistent: Vec<(String, PmemOptions, OwnedFd)>,
+        built: impl FnOnce() + Send + 'static,
+    ) -> Self {
         let (channel, core) = Channel::pair().unwrap();
         let (input, typed) = pipe().unwrap();
         let (shown, output) = pipe().unwrap();
@@ -50,10 +59,13 @@ impl Launcher {
         channel.send(&ToCore::Setup(setup), &fds).unwrap();
         channel.send(&ToCore::Start, &[]).unwrap();
         std::thread::spawn(move || {
-            let hand_over = handoff::receive(&core).unwrap().unwrap();
+            let mut hand_over = handoff::receive(&core).unwrap().unwrap();
+            // Without the device that belongs to it, which has no part in reading and writing.
+            hand_over.persistent = persistent;
             let mut threads = Threads::unconfined();
             let control = machine::build(hand_over, &core, &mut threads).unwrap();
             threads.confine(Stage::Control).unwrap();
+            built();
             threads.serve();
             control.serve().unwrap();
         });
@@ -260,5 +272,112 @@ fn a_triple_fault_is_a_crash_that_says_where() {
             assert!(text.starts_with("vCPU 0: ") && text.contains("rip 0x20000"), "{text}")
         }
         other => panic!("{other:?}"),
+    }
+}
+
+/// Persistent memory of a large page each, `readonly` or not, on files that begin with a byte of their own.
+fn persistent(files: &[(File, bool)]) -> Vec<(String, PmemOptions, OwnedFd)> {
+    let sizes = vec![2 << 20; files.len()];
+    let regions = memory_layout::persistent(&memory_layout::regions(MEMORY), &sizes);
+    let named = files.iter().zip(regions).enumerate();
+    let named = named.map(|(number, ((file, readonly), region))| {
+        let options = PmemOptions { region, readonly: *readonly };
+        (format!("pmem{number}"), options, file.try_clone().unwrap().into())
+    });
+    named.collect()
+}
+
+fn page(first: u8) -> File {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&[first]).unwrap();
+    file.set_len(2 << 20).unwrap();
+    file
+}
+
+/// `code` with the first large page of persistent memory at 1 GiB, and the second behind it: through tables of 4 levels,
+/// whose addresses have more than 32 bits, in compatibility mode (Intel SDM volume 3, 4.5 and 10.8.5).
+fn paged(code: &[u8]) -> Vec<u8> {
+    const PML4: u32 = LOAD + 0x1000;
+    const PDPT: u32 = LOAD + 0x2000;
+    const LOW: u32 = LOAD + 0x3000;
+    const HIGH: u32 = LOAD + 0x4000;
+    let mut whole = vec![0xB8];
+    whole.extend(PML4.to_le_bytes());
+    // mov cr3, eax; cr4.PAE
+    whole.extend([0x0F, 0x22, 0xD8, 0x0F, 0x20, 0xE0, 0x83, 0xC8, 0x20, 0x0F, 0x22, 0xE0]);
+    // mov ecx, IA32_EFER; mov eax, LME; xor edx, edx; wrmsr; cr0.PG
+    whole.extend([0xB9, 0x80, 0, 0, 0xC0, 0xB8, 0, 1, 0, 0, 0x31, 0xD2, 0x0F, 0x30]);
+    whole.extend([0x0F, 0x20, 0xC0, 0x0D, 0, 0, 0, 0x80, 0x0F, 0x22, 0xC0]);
+    whole.extend(code);
+    let regions = memory_layout::persistent(&memory_layout::regions(MEMORY), &[2 << 20; 2]);
+    // Present and writable.
+    let table = |address: u32| u64::from(address) | 3;
+    let large = |address: u64| address | 0x83;
+    let tables = [
+        (PML4, [table(PDPT), 0]),
+        (PDPT, [table(LOW), table(HIGH)]),
+        (LOW, [large(0), large(LOAD.into())]),
+        (HIGH, [large(regions[0].guest_phys), large(regions[1].guest_phys)]),
+    ];
+    for (table, entries) in tables {
+        whole.resize(usize::try_from(table - LOAD).unwrap(), 0);
+        whole.extend(entries.iter().flat_map(|entry| entry.to_le_bytes()));
+    }
+    whole
+}
+
+/// `mov al, [address]`
+fn load(address: u32) -> Vec<u8> {
+    [&[0xA0][..], &address.to_le_bytes()].concat()
+}
+
+/// `mov al, value; mov [address], al`
+fn store(value: u8, address: u32) -> Vec<u8> {
+    [&[0xB0, value, 0xA2][..], &address.to_le_bytes()].concat()
+}
+
+const PAGE: u32 = 0x4000_0000;
+const READONLY: u32 = 0x4020_0000;
+
+#[test]
+fn a_guest_reads_and_writes_files_that_are_its_memory() {
+    use std::os::unix::fs::FileExt;
+    let files = [(page(b'A'), false), (page(b'R'), true)];
+    let load_and_show = |address| [load(address), SEND_AL.to_vec()].concat();
+    let code = [
+        load_and_show(PAGE),
+        store(b'B', PAGE + 0x1F_FFFF),
+        load_and_show(READONLY),
+        store(b'X', READONLY),
+        load_and_show(READONLY),
+        out(0x600, 0x34),
+    ];
+    let mut launcher = Launcher::with(&paged(&code.concat()), persistent(&files), || ());
+    assert_eq!(launcher.exit(), Exit::PowerOff);
+    assert_eq!(launcher.shown(3), "ARR");
+    let last = |file: &File| {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, 0x1F_FFFF).unwrap();
+        byte[0]
+    };
+    assert_eq!((last(&files[0].0), last(&files[1].0)), (b'B', 0));
+}
+
+#[test]
+fn a_file_that_is_shortened_under_its_guest_ends_the_machine_with_its_name() {
+    for (code, readonly) in [(load(PAGE), false), (store(1, PAGE), false), (load(PAGE), true)] {
+        let files = [(page(b'A'), readonly)];
+        let file = files[0].0.try_clone().unwrap();
+        let shorten = move || file.set_len(0).unwrap();
+        let code = paged(&[code, out(0x600, 0x34)].concat());
+        let launcher = Launcher::with(&code, persistent(&files), shorten);
+        match launcher.next() {
+            FromCore::Failed(failure) => {
+                assert_eq!(failure.kind, FailureKind::Resource);
+                assert!(failure.text.starts_with("pmem0: "), "{}", failure.text);
+                assert!(failure.text.contains("shortened"), "{}", failure.text);
+            }
+            other => panic!("{other:?}"),
+        }
     }
 }

@@ -87,6 +87,7 @@ impl Guest {
             queues,
             queue_size: SIZE,
             deadline_ms: 60_000,
+            pmem: None,
         };
         let table = Arc::new(MemoryTable::of(&memory)?);
         let device = attach(device, socket, table, Arc::clone(&interrupts), vm)?;

@@ -219,5 +219,6 @@ fn attach(device: &Device) -> AttachDevice {
         queues: device.queues,
         queue_size: device.queue_size,
         deadline_ms: limits::DEFAULT_DEADLINE_MS,
+        pmem: None,
     }
 }

@@ -29,13 +29,16 @@ use backend_channel::BackendChannel;
 use config_writes::ConfigWrites;
 use connection::Connection;
 use kvm_ioctls::VmFd;
-use protocol::AttachDevice;
+use protocol::{AttachDevice, PmemOptions};
 use session::{QueueEvents, Shares, Wanted};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 use watchdog::Watchdog;
 use worker::Link;
+
+/// The device type that has memory of its own (virtio 1.2, 5.19).
+const PMEM: u16 = 27;
 
 /// Negotiates with the back end at the other end of `socket` and makes its device. Takes no longer than the deadline of
 /// `attach`.
@@ -46,11 +49,9 @@ pub fn attach(
     interrupts: Arc<Interrupts>,
     vm: Arc<VmFd>,
 ) -> Result<VirtioPciDevice, Error> {
-    let AttachDevice { slot, name, virtio_type, queues, queue_size, deadline_ms } = attach;
-    let kind = DeviceType::new(virtio_type).ok_or_else(|| Error::Device {
-        name: name.clone(),
-        problem: format!("there is no virtio device type {virtio_type}: types are 1 to 63"),
-    })?;
+    let AttachDevice { slot, name, virtio_type, queues, queue_size, deadline_ms, pmem } = attach;
+    let kind =
+        device_type(virtio_type, pmem).map_err(|problem| Error::Device { name: name.clone(), problem })?;
     let limit = Duration::from_millis(deadline_ms.into());
     let mut connection = Connection::new(socket);
     // What has no configuration has none that could change.
@@ -98,6 +99,15 @@ pub fn attach(
         channel,
     };
     Ok(VirtioPciDevice::new(shared, mailbox, worker))
+}
+
+fn device_type(id: u16, pmem: Option<PmemOptions>) -> Result<DeviceType, String> {
+    let kind = DeviceType::new(id)
+        .ok_or_else(|| format!("there is no virtio device type {id}: types are 1 to 63"))?;
+    if pmem.is_some() != (id == PMEM) {
+        return Err("persistent memory, and nothing else, comes with a file".to_owned());
+    }
+    Ok(DeviceType { memory: pmem.map(|pmem| pmem.region), ..kind })
 }
 
 #[cfg(test)]

@@ -176,7 +176,7 @@ fn queue_count(
     }
 }
 
-/// Reads the configuration, and makes it say how many queues the guest has.
+/// Reads the configuration, and makes it say what is this side's to say ([`DeviceType::correct`]).
 pub fn read_config(
     connection: &Connection,
     kind: &DeviceType,
@@ -200,7 +200,7 @@ pub fn read_config(
         return Err(Fault::Echo { request, expected, found });
     }
     let mut config = config;
-    kind.set_queue_count(&mut config, queues);
+    kind.correct(&mut config, queues);
     Ok(config)
 }
 

@@ -7,6 +7,8 @@ use crate::Error;
 use crate::bus::Bus;
 use crate::counters::Category;
 use crate::kvm_descriptors;
+use crate::notices::End;
+use crate::persistent_memory::PersistentMemory;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use nix::errno::Errno;
 use protocol::Exit;
@@ -28,17 +30,29 @@ pub fn prepare(vcpu: &mut VcpuFd) -> Result<(), Error> {
     }
 }
 
-/// Runs vCPU `index` until the guest ends the machine, and says how.
-pub fn run(vcpu: &mut VcpuFd, index: u8, bus: &Bus) -> Exit {
+/// Runs vCPU `index` until the machine ends, and says how.
+///
+/// KVM leaves an access to `persistent` to this loop when what is there cannot be read or written: by failing, or, for an
+/// instruction that it emulates, as one to a device.
+pub fn run(vcpu: &mut VcpuFd, index: u8, bus: &Bus, persistent: &PersistentMemory) -> End {
+    let lost = |address: Option<u64>, write| {
+        address.map_or_else(|| persistent.lost_somewhere(), |address| persistent.lost(address, write))
+    };
     loop {
         match vcpu.run() {
             Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => {
                 if let Some(exit) = port_access(vcpu, bus) {
-                    return exit;
+                    return End::Guest(exit);
                 }
             }
-            Ok(VcpuExit::MmioRead(address, data)) => bus.mmio_read(address, data),
-            Ok(VcpuExit::MmioWrite(address, data)) => bus.mmio_write(address, data),
+            Ok(VcpuExit::MmioRead(address, data)) => match lost(Some(address), false) {
+                None => bus.mmio_read(address, data),
+                Some(error) => return End::Failed(error),
+            },
+            Ok(VcpuExit::MmioWrite(address, data)) => match lost(Some(address), true) {
+                None => bus.mmio_write(address, data),
+                Some(error) => return End::Failed(error),
+            },
             // The in-kernel APIC halts by itself; should one come, there is nothing to do but go on.
             Ok(VcpuExit::Hlt) => bus.counters.count(Category::Halt),
             Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen) => bus.counters.count(Category::Other),
@@ -54,13 +68,23 @@ pub fn run(vcpu: &mut VcpuFd, index: u8, bus: &Bus) -> Exit {
                 let suberror = kvm_descriptors::internal_error(vcpu).unwrap_or(0);
                 return crash(vcpu, index, &format!("KVM internal error, suberror {suberror}"));
             }
+            Ok(VcpuExit::MemoryFault { gpa, .. }) => match lost(Some(gpa), false) {
+                None => return crash(vcpu, index, &format!("KVM cannot reach guest memory at {gpa:#x}")),
+                Some(error) => return End::Failed(error),
+            },
             Ok(other) => {
                 let what = format!("KVM exit {other:?}");
                 return crash(vcpu, index, &what);
             }
             Err(error) => match Errno::from_raw(error.errno()) {
                 Errno::EINTR | Errno::EAGAIN => {}
-                errno => return crash(vcpu, index, &format!("KVM_RUN: {errno}")),
+                errno => {
+                    // RAM is sealed and cannot be lost.
+                    let lost =
+                        Some(errno).filter(|errno| *errno == Errno::EFAULT).and_then(|_| lost(None, false));
+                    let crash = || crash(vcpu, index, &format!("KVM_RUN: {errno}"));
+                    return lost.map_or_else(crash, End::Failed);
+                }
             },
         }
     }
@@ -75,7 +99,7 @@ fn port_access(vcpu: &mut VcpuFd, bus: &Bus) -> Option<Exit> {
     None
 }
 
-fn crash(vcpu: &VcpuFd, index: u8, what: &str) -> Exit {
+fn crash(vcpu: &VcpuFd, index: u8, what: &str) -> End {
     let at = vcpu.get_regs().map_or_else(|_| String::new(), |regs| format!(" at rip {:#x}", regs.rip));
-    Exit::crash(&format!("vCPU {index}: {what}{at}"))
+    End::Guest(Exit::crash(&format!("vCPU {index}: {what}{at}")))
 }

@@ -1,8 +1,10 @@
 //! What the transport must know about a virtio device type (virtio 1.3, 5): its PCI class, how much configuration it
-//! has, which feature bits are known, and where the configuration says how many queues there are and whether writes
-//! are cached. Nothing else in the core knows a device's type.
+//! has, which feature bits are known, and where the configuration says how many queues there are, whether writes
+//! are cached, and where memory lies. Nothing else in the core knows a device's type.
 
 use std::ops::Range;
+
+use protocol::MemoryRegion;
 
 /// Feature bits of the device types themselves (virtio 1.3, 2.2).
 const ANY_DEVICE_FEATURE: u64 = 0x00FF_FFFF;
@@ -38,6 +40,10 @@ const NET_FEATURES: u64 = 1
     | 1 << 59
     | 1 << 63;
 
+/// Not VIRTIO_PMEM_F_SHMEM_REGION, which has the memory in a BAR: drivers that do not know of it, as those of Linux before
+/// 6.8, take the address from the configuration, and all others do so where it is not offered.
+const PMEM_FEATURES: u64 = 0;
+
 /// See above.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeviceType {
@@ -54,6 +60,9 @@ pub struct DeviceType {
     /// Offset of a byte of the configuration that says whether writes may be lost until the next flush, and that the
     /// driver may write (virtio 1.3, 5.2.4, `writeback`).
     pub write_cache_at: Option<usize>,
+    /// The persistent memory of a device that has some: a configuration begins with its address and size (virtio 1.2,
+    /// 5.19.4).
+    pub memory: Option<MemoryRegion>,
 }
 
 impl DeviceType {
@@ -70,11 +79,12 @@ impl DeviceType {
             8 => (0x01_00_00, 36, ANY_DEVICE_FEATURE, None),
             19 => (0x02_80_00, 8, ANY_DEVICE_FEATURE, None),
             26 => (0x01_80_00, 40, ANY_DEVICE_FEATURE, None),
+            27 => (0xFF_00_00, 16, PMEM_FEATURES, None),
             id if (1..64).contains(&id) => (0xFF_00_00, 0, ANY_DEVICE_FEATURE, None),
             _ => return None,
         };
         let write_cache_at = (id == 2).then_some(32);
-        Some(Self { id, class, config_size, features, queue_count_at, write_cache_at })
+        Some(Self { id, class, config_size, features, queue_count_at, write_cache_at, memory: None })
     }
 
     /// Whether each request is one that the device answers by itself, in a time that has to do with itself only. A
@@ -103,11 +113,19 @@ impl DeviceType {
         }
     }
 
-    /// Makes a configuration of the back end say how many queues this transport has.
-    pub fn set_queue_count(&self, config: &mut [u8], queues: u16) {
+    /// Makes a configuration of the back end say what is not the back end's to say: how many queues this transport has, and
+    /// where the core has mapped memory.
+    pub fn correct(&self, config: &mut [u8], queues: u16) {
         let bytes = self.queue_count_at.and_then(|at| config.get_mut(at..)).unwrap_or_default();
         if let Some(count) = bytes.first_chunk_mut() {
             *count = queues.to_le_bytes();
+        }
+        if let (Some(MemoryRegion { guest_phys, size }), Some((start, rest))) =
+            (self.memory, config.split_first_chunk_mut())
+            && let Some(length) = rest.first_chunk_mut()
+        {
+            *start = guest_phys.to_le_bytes();
+            *length = size.to_le_bytes();
         }
     }
 }
@@ -152,10 +170,22 @@ mod tests {
     fn the_queue_count_is_ours() {
         let blk = DeviceType::new(2).unwrap();
         let mut config = vec![0xEE; 60];
-        blk.set_queue_count(&mut config, 3);
+        blk.correct(&mut config, 3);
         assert_eq!(config[33..37], [0xEE, 3, 0, 0xEE]);
         let mut short = vec![0xEE; 35];
-        blk.set_queue_count(&mut short, 3);
+        blk.correct(&mut short, 3);
         assert_eq!(short, [0xEE; 35]);
+    }
+
+    #[test]
+    fn where_memory_lies_is_not_a_back_ends_to_say() {
+        let region = MemoryRegion { guest_phys: 0x0807_0605_0403_0201, size: 0x1000 };
+        let pmem = DeviceType { memory: Some(region), ..DeviceType::new(27).unwrap() };
+        let mut config = vec![0xEE; 16];
+        pmem.correct(&mut config, 1);
+        assert_eq!(config, [1, 2, 3, 4, 5, 6, 7, 8, 0, 16, 0, 0, 0, 0, 0, 0]);
+        let mut short = vec![0xEE; 15];
+        pmem.correct(&mut short, 1);
+        assert_eq!(short, [0xEE; 15]);
     }
 }

@@ -60,6 +60,7 @@ pub fn bench_of(
         queues: 0,
         queue_size: 128,
         deadline_ms: 60_000,
+        pmem: None,
     };
     let device = attach(device, socket, table, Arc::clone(&interrupts), vm).unwrap();
     let windows = Windows { mmio32: 0xC000_0000..0xE000_0000, mmio64: 0x40_0000_0000..0x44_0000_0000 };
