@@ -173,7 +173,12 @@ fn is_aligned(cursor: &Cursor<'_, '_>, alignment: usize) -> bool {
 #[derive(Default)]
 pub(crate) struct Pieces<'m> {
     pub(crate) readable: Vec<VolatileSlice<'m>>,
+    /// All of them, or with `outside` those behind the last one that is not in guest memory.
     pub(crate) writable: Vec<VolatileSlice<'m>>,
+    /// A descriptor points outside guest memory. What is in the two lists is then not the request.
+    pub(crate) outside: bool,
+    /// There was a descriptor for writing.
+    writing: bool,
 }
 
 /// Where a ring's descriptors are.
@@ -186,6 +191,9 @@ pub(crate) struct Table {
 
 /// Reads the chain that starts at `head` into `pieces`, whose old content is dropped; each descriptor is read
 /// once. An error is a driver's violation of the specification, in words.
+///
+/// That a buffer lies outside guest memory is not: memory that a guest has may be none that this device was told of, as
+/// persistent memory is. It is for the caller to decide what becomes of such a request.
 pub(crate) fn collect<'m>(
     memory: &'m GuestMemoryMmap,
     table: Table,
@@ -194,6 +202,7 @@ pub(crate) fn collect<'m>(
 ) -> Result<(), &'static str> {
     pieces.readable.clear();
     pieces.writable.clear();
+    (pieces.outside, pieces.writing) = (false, false);
     let (mut current, mut index) = (table, head);
     let mut indirect = false;
     // Holds for indirect tables too: no chain is longer than the queue (§2.7.5.3.1).
@@ -242,22 +251,26 @@ fn indirect_table(descriptor: Descriptor, limit: u16) -> Result<Table, &'static 
 
 impl<'m> Pieces<'m> {
     fn add(&mut self, memory: &'m GuestMemoryMmap, descriptor: Descriptor) -> Result<(), &'static str> {
+        self.writing |= descriptor.is_write_only();
         let (list, access) = if descriptor.is_write_only() {
             (&mut self.writable, Permissions::Write)
-        } else if self.writable.is_empty() {
-            (&mut self.readable, Permissions::Read)
-        } else {
+        } else if self.writing {
             return Err("a readable descriptor follows a writable one");
+        } else {
+            (&mut self.readable, Permissions::Read)
         };
         let length = usize::try_from(descriptor.len()).unwrap_or(usize::MAX);
         if length == 0 {
             return Ok(());
         }
-        let slices = memory
+        let before = list.len();
+        let inside = memory
             .get_slices(descriptor.addr(), length, access)
-            .map_err(|_| "a descriptor points outside guest memory")?;
-        for slice in slices {
-            list.push(slice.map_err(|_| "a descriptor points outside guest memory")?);
+            .is_ok_and(|mut slices| slices.all(|slice| slice.map(|slice| list.push(slice)).is_ok()));
+        if !inside {
+            // Nothing of what was found in part.
+            list.truncate(if descriptor.is_write_only() { 0 } else { before });
+            self.outside = true;
         }
         Ok(())
     }

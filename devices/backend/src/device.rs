@@ -21,6 +21,9 @@ use std::sync::Arc;
 
 use crate::{Error, Kept, Reader, Room, Writer};
 
+/// Why a ring breaks that gives a device a buffer beyond the memory that it knows.
+pub(crate) const OUTSIDE: &str = "a descriptor points outside guest memory";
+
 /// A virtio device. One object for all its queues.
 pub trait Device: Send + Sync + 'static {
     /// Feature bits 0 to 23 and 50 to 127 that this device type defines and this device offers (virtio 1.2, §2.2).
@@ -117,6 +120,16 @@ pub trait Handler: Send {
     /// # Errors
     /// Only when there is no answer to give.
     fn refuse(&mut self, writer: Writer<'_, '_>) -> Result<u32, &'static str>;
+
+    /// Answers a request of which some buffer lies outside the memory that this device knows, as one in persistent memory
+    /// does, with this device's error. `writer` is what of its room lies behind the last such buffer. Without an answer,
+    /// as here, the ring breaks: right where no honest driver makes such a request.
+    ///
+    /// # Errors
+    /// When there is no answer to give.
+    fn refuse_outside(&mut self, _writer: Writer<'_, '_>) -> Result<(), &'static str> {
+        Err(OUTSIDE)
+    }
 
     /// Whether a request that a process had begun when it ended may be done again. Where it may not (a packet must not
     /// be sent twice) its successor refuses it: nobody knows whether it was done.

@@ -231,6 +231,9 @@ impl Ring {
         }
         collect(memory, table, head, pieces).map_err(broken)?;
         let (reader, writer) = (Reader::new(&pieces.readable), Writer::new(&pieces.writable));
+        if pieces.outside {
+            return handler.refuse_outside(writer).map(|()| 0).map_err(broken);
+        }
         if ended < REFUSED_AFTER {
             return handler.handle(self.features, reader, writer).map_err(broken);
         }

@@ -218,6 +218,12 @@ impl Handler for BlkQueue {
         status_byte.write_all(&[Status::IoErr as u8]).map_err(|_| "a request has no room for its status")?;
         Ok(u32::from(room == 0))
     }
+
+    /// With VIRTIO_BLK_S_IOERR, if the status itself can be written: an application that reads or writes past the page cache
+    /// (O_DIRECT) into a file in persistent memory (DAX) has the guest's kernel make such requests.
+    fn refuse_outside(&mut self, writer: Writer<'_, '_>) -> Result<(), &'static str> {
+        self.refuse(writer).map(drop)
+    }
 }
 
 impl BlkQueue {

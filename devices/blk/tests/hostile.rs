@@ -302,6 +302,28 @@ fn broken_rings_stop_and_can_be_started_again() {
     assert_eq!((code, log.lines().count()), (Some(0), 15), "{log}");
 }
 
+/// What a guest's kernel makes of direct I/O from a file in persistent memory, which this device is not told of.
+#[test]
+fn a_buffer_in_memory_of_others_is_an_io_error_and_the_ring_goes_on() {
+    let (disk, device) = negotiated(&[]);
+    let driver = Driver::new(&device);
+    let mut queue = driver.queue(0, 64, 0);
+    let before = std::fs::read(disk.path()).unwrap();
+    driver.put(BUFFERS, &[7; 512]);
+    for (kind, data) in [
+        (0, &[(MEMORY, 512, WRITE)][..]),
+        (0, &[(BUFFERS, 512, WRITE), (20 << 30, 4096, WRITE), (MEMORY - 256, 512, WRITE)]),
+        (1, &[(BUFFERS, 512, 0), (20 << 30, 512, 0)]),
+        (1, &[(MEMORY - 8, 512, 0)]),
+    ] {
+        assert_eq!(driver.submit(&mut queue, kind, 0, data), (1, 0), "{data:?}");
+    }
+    assert_eq!(driver.look(BUFFERS, 512), [7; 512], "nothing but the status is written");
+    assert_eq!(std::fs::read(disk.path()).unwrap(), before);
+    assert_eq!(driver.submit(&mut queue, 1, 0, &[(BUFFERS, 512, 0)]), (0, 1));
+    assert_eq!(device.end(), (Some(0), String::new()));
+}
+
 #[test]
 fn a_reset_forgets_the_rings_and_the_device_serves_again() {
     let (_disk, device) = negotiated(&[]);

@@ -165,6 +165,12 @@ impl Handler for Transmit {
         Ok(0)
     }
 
+    /// Lost, as any frame may be: of what an application sends without a copy (MSG_ZEROCOPY) parts may lie in persistent
+    /// memory.
+    fn refuse_outside(&mut self, _writer: Writer<'_, '_>) -> Result<(), &'static str> {
+        Ok(())
+    }
+
     /// Lost rather than sent twice.
     fn repeats(&self) -> bool {
         false

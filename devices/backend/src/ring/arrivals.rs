@@ -23,6 +23,7 @@ use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap, VolatileSlice};
 use super::{Progress, Ring};
 use crate::chain::{Pieces, Table, collect};
 use crate::counters::QueueCounters;
+use crate::device::OUTSIDE;
 use crate::file_io::PIECES;
 use crate::pace::Lane;
 use crate::{Arrival, Error, Needs, Receiver, Writer, fault_point};
@@ -175,6 +176,9 @@ impl Ring {
             self.mark(head)?;
             let broken = |reason| Error::Ring { queue, reason };
             collect(memory, table, head, &mut window.pieces).map_err(broken)?;
+            if window.pieces.outside {
+                return Err(broken(OUTSIDE));
+            }
             let slices = &window.pieces.writable;
             let bytes = slices.iter().map(VolatileSlice::len).fold(0, usize::saturating_add);
             if bytes == 0 {
