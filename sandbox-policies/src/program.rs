@@ -19,12 +19,21 @@ pub enum Program {
     DeviceNet,
     /// `device-console`.
     DeviceConsole,
+    /// `device-pmem`.
+    DevicePmem,
 }
 
 impl Program {
     /// Every program.
-    pub const ALL: [Self; 6] =
-        [Self::Launcher, Self::Core, Self::DeviceBlk, Self::DeviceRng, Self::DeviceNet, Self::DeviceConsole];
+    pub const ALL: [Self; 7] = [
+        Self::Launcher,
+        Self::Core,
+        Self::DeviceBlk,
+        Self::DeviceRng,
+        Self::DeviceNet,
+        Self::DeviceConsole,
+        Self::DevicePmem,
+    ];
 
     /// The name of the executable and of its policy file, `policies/x86_64/<name>.json`.
     pub fn name(self) -> &'static str {
@@ -35,6 +44,7 @@ impl Program {
             Self::DeviceRng => "device-rng",
             Self::DeviceNet => "device-net",
             Self::DeviceConsole => "device-console",
+            Self::DevicePmem => "device-pmem",
         }
     }
 
@@ -43,7 +53,7 @@ impl Program {
         match self {
             Self::Launcher => &[Stage::Serve, Stage::Spawner],
             Self::Core => &[Stage::Setup, Stage::Control, Stage::Vcpu],
-            Self::DeviceBlk | Self::DeviceRng | Self::DeviceNet | Self::DeviceConsole => {
+            Self::DeviceBlk | Self::DeviceRng | Self::DeviceNet | Self::DeviceConsole | Self::DevicePmem => {
                 &[Stage::Setup, Stage::Serve, Stage::StandAlone]
             }
         }

@@ -6,7 +6,8 @@ use std::fs;
 use std::path::Path;
 
 /// The names of the product's programs.
-const PROGRAMS: [&str; 6] = ["vmm", "vmm-core", "device-blk", "device-rng", "device-net", "device-console"];
+const PROGRAMS: [&str; 7] =
+    ["vmm", "vmm-core", "device-blk", "device-rng", "device-net", "device-console", "device-pmem"];
 
 /// A live process.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

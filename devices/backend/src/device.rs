@@ -8,8 +8,8 @@
 //! Of what the driver set up, the front end says features, rings and memory again, and the requests in flight are in the
 //! front end's in-flight region. What is left is the device's own: what the driver changed by writing to its
 //! configuration or by a request, and builds on. That is the state that [`Device::kept`] gives and [`Device::restore`]
-//! takes; it is kept whenever [`Device::write_config`] or [`Device::reset`] says that it has changed, before the driver
-//! is told that the change is made. Everything else begins anew with each process, and has to be what a device may forget
+//! takes; it is kept whenever [`Device::write_config`] or [`Device::reset`] says that it has changed, and by the device
+//! itself where a request changes it ([`Device::keep_with`]), before the driver is told that the change is made. Everything else begins anew with each process, and has to be what a device may forget
 //! at any time, or find out again from its resource: caches, counters, how far a request had come (it is done again).
 //! What a reset takes back ([`Device::reset`]; virtio 1.2, §2.4) a new process has to keep all the same.
 //!
@@ -19,7 +19,7 @@
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use crate::{Error, Kept, Reader, Room, Writer};
+use crate::{Error, Keeper, Kept, Reader, Room, Writer};
 
 /// Why a ring breaks that gives a device a buffer beyond the memory that it knows.
 pub(crate) const OUTSIDE: &str = "a descriptor points outside guest memory";
@@ -57,10 +57,14 @@ pub trait Device: Send + Sync + 'static {
 
     /// Goes on with what a predecessor kept, perhaps more than once before the first ring is served. The predecessor may
     /// have been taken over: these are bytes to be parsed, of any version and length. False: it is not understood, and the
-    /// device is as if reset.
+    /// device is as if reset, or as if the worst had been kept.
     fn restore(&self, _kept: &Kept) -> bool {
         false
     }
+
+    /// Where a state is to be kept that changes while a request is handled, before that is answered. Called at most once,
+    /// before [`Device::service`]: where there is no keep it is not called.
+    fn keep_with(&self, _keeper: Keeper) {}
 
     /// Queues with the same number share the device's limits. One number, as here, makes them limits of the device; more
     /// than one of each direction.

@@ -21,6 +21,7 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use protocol::limits::KEEP_SIZE;
 use vm_memory::{FileOffset, MmapRegion};
@@ -55,6 +56,28 @@ pub struct Kept {
 /// See above.
 pub(crate) struct Keep<W> {
     words: W,
+}
+
+/// A device's way to its keep for a state that changes while a request is handled, on a queue's thread.
+#[derive(Clone)]
+pub struct Keeper(Arc<Mutex<Keep<Part>>>);
+
+impl Keeper {
+    pub(crate) fn new(keep: Keep<Part>) -> Self {
+        Self(Arc::new(Mutex::new(keep)))
+    }
+
+    /// Keeps `kept` in the place of what was kept before. When this returns the change is kept.
+    ///
+    /// # Errors
+    /// A state that is too long.
+    pub fn keep(&self, kept: &Kept) -> Result<(), Error> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).write(kept)
+    }
+
+    pub(crate) fn read(&self) -> Option<Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).read()
+    }
 }
 
 /// A record that was found whole.

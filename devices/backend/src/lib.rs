@@ -38,7 +38,7 @@ pub use chain::{Reader, Writer};
 pub use device::{Arrival, Device, Handler, Needs, Receiver, Service};
 pub use error::Error;
 pub use file_io::{Durability, read_at, write_at};
-pub use keep::Kept;
+pub use keep::{Keeper, Kept};
 pub use log::line as log_line;
 pub use program::{Capabilities, DeviceProgram, run};
 pub use ring::Room;

@@ -10,7 +10,7 @@ use sandbox_policies::{LastWord, Requirement, Stage};
 
 use crate::connection::{Connection, State};
 use crate::inflight::{InflightFile, Part};
-use crate::keep::Keep;
+use crate::keep::{Keep, Keeper};
 use crate::memory::Unsealed;
 use crate::pace::{self, Lane};
 use crate::session::Session;
@@ -101,6 +101,8 @@ fn prepare<P: DeviceProgram>(
     (unsealed, blamed): (Unsealed, bool),
 ) -> Result<Session, Error> {
     let inflight = InflightFile::create(device.queues(), MAX_QUEUE_SIZE)?;
+    let keep = keep.map(Keeper::new);
+    keep.clone().into_iter().for_each(|keep| device.keep_with(keep));
     let confine = || sandbox_policies::stage_two(P::PROGRAM, Stage::Serve).map_err(Error::from);
     let workers = (0..device.queues())
         .zip(lanes)

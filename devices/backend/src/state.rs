@@ -7,14 +7,13 @@
 
 use std::sync::Arc;
 
-use crate::inflight::Part;
-use crate::keep::Keep;
+use crate::keep::Keeper;
 use crate::{Device, Error, log};
 
 /// See above.
 pub(crate) struct DeviceState {
     device: Arc<dyn Device>,
-    keep: Option<Keep<Part>>,
+    keep: Option<Keeper>,
     /// No predecessor changes it any more.
     own: bool,
     /// That what was kept is not understood has been said.
@@ -23,7 +22,7 @@ pub(crate) struct DeviceState {
 
 impl DeviceState {
     /// Of a device that has this keep, or none.
-    pub(crate) fn new(device: Arc<dyn Device>, keep: Option<Keep<Part>>) -> Self {
+    pub(crate) fn new(device: Arc<dyn Device>, keep: Option<Keeper>) -> Self {
         Self { device, keep, own: false, complained: false }
     }
 
@@ -66,7 +65,7 @@ impl DeviceState {
         if self.own {
             return;
         }
-        let Some(kept) = self.keep.as_ref().and_then(Keep::read) else { return };
+        let Some(kept) = self.keep.as_ref().and_then(Keeper::read) else { return };
         if !self.device.restore(&kept) && !std::mem::replace(&mut self.complained, true) {
             log::line(format_args!(
                 "what the process before this one kept (version {}, {} bytes) is not understood: the device's state \
@@ -79,7 +78,7 @@ impl DeviceState {
 
     fn store(&self, changed: bool) -> Result<(), Error> {
         match (&self.keep, self.device.kept()) {
-            (Some(keep), Some(kept)) if changed => keep.write(&kept),
+            (Some(keep), Some(kept)) if changed => keep.keep(&kept),
             _ => Ok(()),
         }
     }

@@ -16,13 +16,14 @@ use crate::attempts::{self, Attempt, Hand};
 use crate::probe::{self, word};
 
 /// The confinements that attempts are made in.
-const CONFINEMENTS: [(Program, Stage); 16] = [
+const CONFINEMENTS: [(Program, Stage); 19] = [
     (Program::Launcher, Stage::Serve),
     (Program::Core, Stage::Setup),
     (Program::DeviceBlk, Stage::Setup),
     (Program::DeviceRng, Stage::Setup),
     (Program::DeviceNet, Stage::Setup),
     (Program::DeviceConsole, Stage::Setup),
+    (Program::DevicePmem, Stage::Setup),
     (Program::Core, Stage::Control),
     (Program::Core, Stage::Vcpu),
     (Program::DeviceBlk, Stage::Serve),
@@ -33,6 +34,8 @@ const CONFINEMENTS: [(Program, Stage); 16] = [
     (Program::DeviceNet, Stage::StandAlone),
     (Program::DeviceConsole, Stage::Serve),
     (Program::DeviceConsole, Stage::StandAlone),
+    (Program::DevicePmem, Stage::Serve),
+    (Program::DevicePmem, Stage::StandAlone),
 ];
 
 /// `SIGSYS`, which ends a process whose system call was refused.

@@ -40,6 +40,7 @@ pub fn run(who: &str) -> Result<Count, String> {
         (Program::DeviceRng, Stage::Serve),
         (Program::DeviceNet, Stage::Serve),
         (Program::DeviceConsole, Stage::Serve),
+        (Program::DevicePmem, Stage::Serve),
     ] {
         count.add(&format!("{who} panic in {} {}", program.name(), stage.key()), panics(program, stage));
     }

@@ -52,6 +52,10 @@ Devices:
       size=COLUMNSxROWS       limit=SIZE|off (64M: how large a file may become)
       queue-size=N (256)      on-failure=restart|fail|stop (restart)
       give-up=fail|stop (stop)                        spare=on|off (off)
+  pmem,path=FILE     a file or block device as persistent memory of the guest (/dev/pmem0 in Linux), flushed by device-pmem
+      readonly=on|off (off)   lock=on|off (on)        size=SIZE (all of it; a multiple of 2M)
+      queue-size=N (256)      on-failure=restart|fail|stop (restart)
+      give-up=fail|stop (stop)                        spare=on|off (off)
   TYPE,socket=PATH   any virtio device, served by the vhost-user back end that listens there
       queues=N                queue-size=N (256)
       on-failure=restart|fail|stop (restart: connect again as soon as somebody listens again)

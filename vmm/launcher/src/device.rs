@@ -1,11 +1,12 @@
 //! What a device's words mean: the typed device behind a [`DeviceOption`].
 //!
 //! Two kinds exist: those that a program of ours serves (`blk` with `path=`, `net` with `tap=` or `fd=`, `rng`,
-//! `console`), and those of every virtio type that somebody else's vhost-user back end serves (`socket=`). An option that the kind does not know is an
+//! `console`, `pmem`), and those of every virtio type that somebody else's vhost-user back end serves (`socket=`). An option that the kind does not know is an
 //! error that names the nearest; nothing is guessed from the contents of a file.
 
 pub mod console;
 mod net;
+pub mod pmem;
 mod rates;
 
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ use crate::nearest;
 
 use console::Console;
 pub use net::{Interface, Net};
+pub use pmem::Pmem;
 
 /// virtio device types by the names that the field uses (virtio 1.3, section 5).
 const TYPES: [(&str, u16); 17] = [
@@ -112,6 +114,8 @@ pub enum BackEnd {
     Rng(PathBuf),
     /// `device-console`.
     Console(Console),
+    /// `device-pmem`.
+    Pmem(Pmem),
     /// Whoever listens there.
     Socket(PathBuf),
 }
@@ -124,6 +128,7 @@ impl BackEnd {
             BackEnd::Net(_) => Some(Program::DeviceNet),
             BackEnd::Rng(_) => Some(Program::DeviceRng),
             BackEnd::Console(_) => Some(Program::DeviceConsole),
+            BackEnd::Pmem(_) => Some(Program::DevicePmem),
             BackEnd::Socket(_) => None,
         }
     }
@@ -170,6 +175,7 @@ fn device(word: &DeviceOption, slot: u8, name: String) -> Result<Device, Error> 
     let queues = options.queues()?;
     let queue_size = options.queue_size()?;
     let back_end = match (socket, *kind) {
+        (socket, "pmem") => BackEnd::Pmem(options.pmem(socket, queues)?),
         (Some(path), _) => BackEnd::Socket(PathBuf::from(path)),
         (None, "blk") => BackEnd::Blk(options.blk(queues, queue_size)?),
         (None, "net") => BackEnd::Net(options.net(queues)?),
@@ -191,6 +197,7 @@ fn device(word: &DeviceOption, slot: u8, name: String) -> Result<Device, Error> 
         BackEnd::Blk(_) | BackEnd::Rng(_) => queues.unwrap_or(1),
         BackEnd::Net(_) => net::QUEUES,
         BackEnd::Console(_) => console::QUEUES,
+        BackEnd::Pmem(_) => pmem::QUEUES,
         BackEnd::Socket(_) => queues.unwrap_or(0),
     };
     let virtio_type = *virtio_type;

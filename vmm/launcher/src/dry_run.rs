@@ -6,7 +6,7 @@ use protocol::memory_layout;
 use sandbox_policies::Program;
 
 use crate::config::{Console, HugePages};
-use crate::device::{BackEnd, Blk, Device, Interface, Net};
+use crate::device::{BackEnd, Blk, Device, Interface, Net, Pmem};
 use crate::handover;
 use crate::inputs::{Inputs, Resource};
 use crate::machine::Machine;
@@ -48,6 +48,7 @@ pub fn plan(machine: &Machine, inputs: &Inputs) -> String {
                 BackEnd::Rng(_) => "generator",
                 BackEnd::Net(_) => "tap",
                 BackEnd::Console(_) => "console",
+                BackEnd::Pmem(_) => "file, for reading",
                 BackEnd::Blk(_) | BackEnd::Socket(_) => "disk",
             };
             add(granted(&device.name, &["vhost-user socket".to_owned(), resource.to_owned()]));
@@ -84,6 +85,7 @@ fn opened(machine: &Machine, inputs: &Inputs) -> Vec<String> {
             (BackEnd::Net(_), _) => format!("open   a tap: {}", device.name),
             (BackEnd::Rng(path), _) => format!("open   {} for reading: {}", path.display(), device.name),
             (BackEnd::Console(console), _) => format!("{}: {}", console.place, device.name),
+            (BackEnd::Pmem(pmem), resource) => opened_memory(device, pmem, resource),
             (BackEnd::Socket(path), _) => {
                 format!("connect to {}: {}, back end of somebody else", path.display(), device.name)
             }
@@ -101,6 +103,19 @@ fn opened_disk(device: &Device, blk: &Blk, size: u64) -> String {
         (true, false) => "locked for one writer",
     };
     format!("open   {} for {access}{direct}, {lock}: {}, {size} bytes", blk.path.display(), device.name)
+}
+
+fn opened_memory(device: &Device, pmem: &Pmem, resource: &Resource) -> String {
+    let access = if pmem.readonly { "reading" } else { "reading and writing" };
+    let lock = match (pmem.lock, pmem.readonly) {
+        (false, _) => "not locked",
+        (true, true) => "locked for readers",
+        (true, false) => "locked for one writer",
+    };
+    let place = resource.for_core().map_or_else(String::new, |(options, _)| {
+        format!(", {} at guest address {:#x}", Size(options.region.size), options.region.guest_phys)
+    });
+    format!("open   {} for {access}, {lock}, and for reading: {}{place}", pmem.path.display(), device.name)
 }
 
 fn tap(device: &Device, net: &Net, network: &Network) -> String {
@@ -150,10 +165,12 @@ fn core_descriptors(machine: &Machine) -> Vec<String> {
     if machine.console != Console::None {
         descriptors.extend(["console input".to_owned(), "console output".to_owned()]);
     }
-    let sockets = machine.devices.iter();
-    descriptors.extend(
-        sockets.map(|device| format!("vhost-user socket of {} (PCI device {})", device.name, device.slot)),
-    );
+    for device in &machine.devices {
+        descriptors.push(format!("vhost-user socket of {} (PCI device {})", device.name, device.slot));
+        if let BackEnd::Pmem(_) = device.back_end {
+            descriptors.push(format!("file of {}, to be mapped", device.name));
+        }
+    }
     descriptors
 }
 

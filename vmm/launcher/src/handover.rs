@@ -149,7 +149,10 @@ fn introduce(
             _ => connections.next(),
         };
         let socket = socket.ok_or_else(|| nothing_serves(device))?;
-        tell("vmm-core", core, &ToCore::Attach(attach(device)), &[socket.as_fd()])?;
+        let memory = resource.for_core();
+        let attach = AttachDevice { pmem: memory.map(|(options, _)| options), ..attach(device) };
+        let fds: Vec<_> = std::iter::once(socket.as_fd()).chain(memory.map(|(_, file)| file)).collect();
+        tell("vmm-core", core, &ToCore::Attach(attach), &fds)?;
     }
     Ok(())
 }
@@ -190,7 +193,7 @@ fn threads(machine: &Machine, device: &Device) -> u64 {
 fn socket(device: &Device) -> Option<(u8, &Path)> {
     match &device.back_end {
         BackEnd::Socket(path) => Some((device.slot, path)),
-        BackEnd::Blk(_) | BackEnd::Net(_) | BackEnd::Rng(_) | BackEnd::Console(_) => None,
+        BackEnd::Blk(_) | BackEnd::Net(_) | BackEnd::Rng(_) | BackEnd::Console(_) | BackEnd::Pmem(_) => None,
     }
 }
 

@@ -4,7 +4,7 @@ use std::io::{stdin, stdout};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use protocol::DeviceOptions;
+use protocol::{DeviceOptions, PmemOptions, memory_layout};
 use sandbox_policies::Program;
 
 use crate::config::Console;
@@ -14,9 +14,10 @@ use crate::device::{BackEnd, Device, Interface};
 use crate::error::Error;
 use crate::machine::Machine;
 use crate::network::{self, Network};
-use crate::open::{self, Disk, OpenConsole};
+use crate::open::{self, Disk, OpenConsole, OpenPmem};
 use crate::programs::{self, Executable};
 use crate::report;
+use crate::size::Size;
 
 /// Whether opening may be seen by others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +64,8 @@ pub enum Resource {
     Generator(OwnedFd),
     /// For one too: where a console is.
     Console(OpenConsole),
+    /// For one too, and for the core: persistent memory.
+    Pmem(OpenPmem),
     /// A connected back end of somebody else.
     Connected(OwnedFd),
     /// One that was only looked at.
@@ -83,6 +86,17 @@ impl Resource {
             (Resource::Console(open), BackEnd::Console(console)) => {
                 Some((DeviceOptions::Console(console.options.clone()), open.fd.as_fd()))
             }
+            (Resource::Pmem(open), BackEnd::Pmem(_)) => {
+                Some((DeviceOptions::Pmem(open.options), open.flushed.as_fd()))
+            }
+            _ => None,
+        }
+    }
+
+    /// What the core is told and handed of it beside the socket.
+    pub fn for_core(&self) -> Option<(PmemOptions, BorrowedFd<'_>)> {
+        match self {
+            Resource::Pmem(open) => Some((open.options, open.memory.as_fd())),
             _ => None,
         }
     }
@@ -106,7 +120,8 @@ impl Inputs {
             .as_ref()
             .map(|path| open::image("read initrd", path, machine.memory))
             .transpose()?;
-        let resources = resources(&machine.devices, purpose)?;
+        let mut resources = resources(&machine.devices, purpose)?;
+        place_memory(&machine.devices, &mut resources, machine.memory)?;
         let console = console(&machine.console, purpose)?;
         let events = machine.events.as_ref().filter(|path| purpose == Purpose::Run || path.exists());
         let events = events.map(|path| open::events(path)).transpose()?;
@@ -138,11 +153,34 @@ fn resources(devices: &[Device], purpose: Purpose) -> Result<Vec<Resource>, Erro
             (BackEnd::Rng(path), _) => Resource::Generator(open::generator(path)?),
             (BackEnd::Console(console), Purpose::Run) => Resource::Console(opened_console(device, console)?),
             (BackEnd::Console(_), Purpose::DryRun) => Resource::Looked,
+            (BackEnd::Pmem(pmem), _) => Resource::Pmem(open::persistent_memory(pmem)?),
             (BackEnd::Socket(path), Purpose::Run) => Resource::Connected(open::back_end(path)?),
             (BackEnd::Socket(_), Purpose::DryRun) => Resource::Looked,
         });
     }
     Ok(resources)
+}
+
+/// Says where each persistent memory lies in a guest with so much other memory.
+fn place_memory(devices: &[Device], resources: &mut [Resource], memory: Size) -> Result<(), Error> {
+    let mut open: Vec<(&Device, &mut OpenPmem)> = devices
+        .iter()
+        .zip(resources)
+        .filter_map(|(device, resource)| match resource {
+            Resource::Pmem(open) => Some((device, open)),
+            _ => None,
+        })
+        .collect();
+    let sizes: Vec<u64> = open.iter().map(|(_, open)| open.options.region.size).collect();
+    let regions = memory_layout::persistent(&memory_layout::regions(memory.0), &sizes);
+    for ((device, open), region) in open.iter_mut().zip(regions) {
+        if region.guest_phys.checked_add(region.size).is_none() {
+            let text = "no addresses are left for it; give less of it with size=".to_owned();
+            return Err(Error::Device { name: device.name.clone(), text });
+        }
+        open.options.region = region;
+    }
+    Ok(())
 }
 
 /// What a device wants for itself.
@@ -171,7 +209,10 @@ impl<'a> Claim<'a> {
         let ((what, identity), shared) = match &device.back_end {
             BackEnd::Socket(path) => (file(path, open::back_end_identity(path)?), false),
             BackEnd::Blk(blk) => {
-                (file(&blk.path, open::disk_identity(blk)?), blk.options.readonly || !blk.lock)
+                (file(&blk.path, open::disk_identity(&blk.path)?), blk.options.readonly || !blk.lock)
+            }
+            BackEnd::Pmem(pmem) => {
+                (file(&pmem.path, open::disk_identity(&pmem.path)?), pmem.readonly || !pmem.lock)
             }
             BackEnd::Net(net) => {
                 let what = match &net.interface {

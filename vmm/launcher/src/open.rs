@@ -6,6 +6,7 @@
 //! the last copy, so that no crash leaves it behind.
 
 mod console;
+mod pmem;
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{ErrorKind, Seek, SeekFrom};
@@ -25,6 +26,7 @@ use crate::exit_code::Code;
 use crate::size::Size;
 
 pub use console::{OpenConsole, virtio_console};
+pub use pmem::{OpenPmem, persistent_memory};
 
 /// Sectors of virtio-blk (virtio 1.3, 5.2.4).
 const SECTOR: u64 = 512;
@@ -128,9 +130,9 @@ pub struct Disk {
 }
 
 /// What tells a disk from other disks, by whatever path: file system and inode.
-pub fn disk_identity(blk: &Blk) -> Result<(u64, u64), Error> {
-    let metadata = std::fs::metadata(&blk.path);
-    let metadata = metadata.map_err(|error| wrong("open disk", &blk.path, &error, Code::Resource))?;
+pub fn disk_identity(path: &Path) -> Result<(u64, u64), Error> {
+    let metadata = std::fs::metadata(path);
+    let metadata = metadata.map_err(|error| wrong("open disk", path, &error, Code::Resource))?;
     Ok((metadata.dev(), metadata.ino()))
 }
 

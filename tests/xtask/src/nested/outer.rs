@@ -12,7 +12,8 @@ use crate::host;
 use crate::workspace::Workspace;
 
 /// The product's programs.
-const PROGRAMS: [&str; 6] = ["vmm", "vmm-core", "device-blk", "device-rng", "device-net", "device-console"];
+const PROGRAMS: [&str; 7] =
+    ["vmm", "vmm-core", "device-blk", "device-rng", "device-net", "device-console", "device-pmem"];
 
 /// Writes the initramfs for `job` into `folder`.
 pub fn initramfs(
