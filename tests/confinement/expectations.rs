@@ -16,7 +16,8 @@ pub struct Expectation {
     pub apart: bool,
     /// Descriptors whose numbers are fixed.
     pub placed: &'static [(i32, &'static str)],
-    /// All others by kind, with their count. `DISK` stands for the path of the disk.
+    /// All others by kind, with their count. `DISK` stands for the path of the disk, `MEMORY` for that of
+    /// the file that is persistent memory.
     pub others: &'static [(&'static str, usize)],
     /// By name as in /proc/PID/limits; soft and hard alike, where the host's own are no lower.
     pub limits: &'static [(&'static str, u64)],
@@ -131,6 +132,19 @@ pub const DEVICE_CONSOLE: Expectation = Expectation {
         ("/dev/ptmx", 1),
         // To wake each queue's thread, and what is waited for where no input can come.
         ("anon_inode:[eventfd]", 3),
+        ("socket", 1),
+    ],
+    ..DEVICE_RNG
+};
+
+/// `device-pmem`.
+pub const DEVICE_PMEM: Expectation = Expectation {
+    threads: &["device-pmem", "device-pmem"],
+    others: &[
+        ("/memfd:inflight (deleted)", 2),
+        ("/memfd:keep (deleted)", 1),
+        ("MEMORY", 1),
+        ("anon_inode:[eventfd]", 1),
         ("socket", 1),
     ],
     ..DEVICE_RNG

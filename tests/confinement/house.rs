@@ -71,6 +71,9 @@ impl House {
         let disk = File::create(house.disk()).expect("a disk");
         disk.set_len(4 << 20).expect("room for a disk");
         open_to_all(&house.disk(), 0o666);
+        let memory = File::create(house.memory()).expect("a file for persistent memory");
+        memory.set_len(2 << 20).expect("room for persistent memory");
+        open_to_all(&house.memory(), 0o666);
         if who == Who::OrdinaryUser && nix::unistd::geteuid().is_root() {
             house.admit();
         }
@@ -96,6 +99,11 @@ impl House {
     /// The disk image.
     pub fn disk(&self) -> PathBuf {
         self.folder.path().join("disk.raw")
+    }
+
+    /// A file to be persistent memory.
+    pub fn memory(&self) -> PathBuf {
+        self.folder.path().join("memory.raw")
     }
 
     /// The user id of the machine's launcher.
@@ -154,7 +162,8 @@ impl House {
     pub fn check_left(&self) -> Result<()> {
         leftovers::no_process()?;
         leftovers::no_lock(&self.disk());
-        leftovers::no_file(self.folder.path(), &["bin", "disk.raw", "kernel", "kvm"]);
+        leftovers::no_lock(&self.memory());
+        leftovers::no_file(self.folder.path(), &["bin", "disk.raw", "kernel", "kvm", "memory.raw"]);
         Ok(())
     }
 }

@@ -13,8 +13,8 @@ use system_tests::{Result, Running, within};
 
 use crate::driver::DONE;
 use crate::expectations::{
-    CORE, DEVICE_BLK, DEVICE_CONSOLE, DEVICE_NET, DEVICE_RNG, Expectation, IDS, KERNEL_THREAD, LAUNCHER,
-    MOUNT, NAMESPACES, UMASK,
+    CORE, DEVICE_BLK, DEVICE_CONSOLE, DEVICE_NET, DEVICE_PMEM, DEVICE_RNG, Expectation, IDS, KERNEL_THREAD,
+    LAUNCHER, MOUNT, NAMESPACES, UMASK,
 };
 use crate::guest::Guest;
 use crate::house::{House, Who};
@@ -83,6 +83,34 @@ fn the_process_of_a_generator_is_confined_as_written() -> Result<()> {
 #[test]
 fn the_process_of_a_console_is_confined_as_written() -> Result<()> {
     compare_beside("console,pty=on", "device-console", &DEVICE_CONSOLE)
+}
+
+/// And the core maps the file, with the guest's rights, and does not have it open.
+#[test]
+fn the_process_of_persistent_memory_is_confined_as_written_and_the_core_has_a_mapping_alone() -> Result<()> {
+    for (options, rights) in [("", "rw-s"), (",readonly=on", "r--s")] {
+        let house = House::new(Who::OrdinaryUser)?;
+        let device = format!("pmem,path={}{options}", house.memory().display());
+        let running = house.start_beside(Guest::Halts, None, "", &[&device])?;
+        running.wait_for_log("the line on confinement", |log| confinement(log).map(drop))?;
+        let find = |name: &str| program_among(running.pid(), name).expect("a live process of it");
+        let of_device = posture::read(find("device-pmem")).expect("a live process");
+        let identity = identity(&house, &running, Some(2));
+        let different = compare(&of_device, &DEVICE_PMEM, &identity, &house).0;
+        assert!(different.is_empty(), "{}", different.join("\n"));
+        if nix::unistd::geteuid().is_root() {
+            let core = find("vmm-core");
+            let path = house.memory().display().to_string();
+            let open = posture::read(core).expect("a live process").descriptors.expect("readable by root");
+            assert!(open.iter().all(|(_, kind)| *kind != path), "{open:?}");
+            let maps = std::fs::read_to_string(format!("/proc/{core}/maps")).expect("readable by root");
+            let ours: Vec<&str> = maps.lines().filter(|line| line.ends_with(&path)).collect();
+            assert!(matches!(&ours[..], [line] if line.contains(rights)), "{ours:?}");
+        }
+        drop(running);
+        house.check_left()?;
+    }
+    Ok(())
 }
 
 /// The process of a second device, which its guest does not drive.
@@ -222,8 +250,9 @@ fn compare_for_root(all: &mut Comparison, posture: &Posture, expected: &Expectat
         if expected.placed.iter().any(|(fixed, _)| fixed == number) {
             placed.push((*number, kind.as_str()));
         } else if expected.apart || !is_inherited(*number) {
-            let is_disk = *kind == house.disk().display().to_string();
-            *others.entry(if is_disk { "DISK" } else { kind.as_str() }).or_insert(0) += 1;
+            let ours = [("DISK", house.disk()), ("MEMORY", house.memory())];
+            let known = ours.iter().find(|(_, path)| *kind == path.display().to_string());
+            *others.entry(known.map_or(kind.as_str(), |(name, _)| name)).or_insert(0) += 1;
         }
     }
     all.same("placed descriptors", placed.as_slice(), expected.placed);

@@ -62,6 +62,29 @@ fn a_console_where_none_can_be() -> Result<()> {
 }
 
 #[test]
+fn persistent_memory_that_cannot_be() -> Result<()> {
+    let text = file(b"text")?;
+    let kernel = kernel(text.path());
+    let pmem = |path: &Path, options: &str| format!("--device=pmem,path={}{options}", path.display());
+    let (odd, fine) = (Disk::empty((4 << 20) + 512)?, Disk::empty(4 << 20)?);
+    for (device, code, parts) in [
+        (pmem(Path::new("/proc"), ""), RESOURCE, ["/proc", "directory"]),
+        (pmem(Path::new("/dev/null"), ""), RESOURCE, ["/dev/null", "character device"]),
+        (pmem(Path::new("/nowhere/at/all"), ""), RESOURCE, ["/nowhere/at/all", "No such file"]),
+        (pmem(odd.path(), ""), RESOURCE, ["truncate -s 6291456", "size=4M"]),
+        (pmem(fine.path(), ",size=8M"), RESOURCE, ["truncate -s 8388608", "4194304 bytes"]),
+        (pmem(fine.path(), ",size=1M"), USAGE, ["pmem0", "multiple of 2M"]),
+        ("--device=pmem,socket=/s".to_owned(), USAGE, ["pmem0", "path=FILE"]),
+    ] {
+        says(&refused(code, &[kernel.clone(), device])?, &parts);
+    }
+    // What a disk has is no memory's, but for what both only read.
+    let both = [kernel, device(fine.path(), ",readonly=on"), pmem(fine.path(), "")];
+    says(&refused(USAGE, &both)?, &["pmem0", "blk0's already"]);
+    Ok(())
+}
+
+#[test]
 fn a_kernel_that_is_none() -> Result<()> {
     let text = file("no kernel at all\n".repeat(1000).as_bytes())?;
     says(&refused(KERNEL, &[kernel(text.path())])?, &["kernel"]);

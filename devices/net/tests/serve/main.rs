@@ -19,7 +19,7 @@ mod successors;
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 
-use front_end::driver::{BUFFERS, Driver, Queue, WRITE, wait_for};
+use front_end::driver::{BUFFERS, Driver, MEMORY, Queue, WRITE, wait_for};
 use front_end::{Device, bytes_of, request, sealed, state};
 use network::{GUEST, HEADERS, HOST, frame, ip, socket, sum, with_tap};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -102,6 +102,27 @@ fn frames_go_both_ways() {
             assert_eq!(got[10..12], [1, 0], "num_buffers");
         }
         assert_eq!((driver.stop(&receive), driver.stop(&transmit)), (200, 200));
+        ends_well(device);
+    });
+}
+
+/// What a guest's kernel makes of a frame that is sent without a copy from persistent memory.
+#[test]
+fn a_frame_in_memory_of_others_is_lost_and_the_next_one_is_sent() {
+    with_tap("a_frame_in_memory_of_others_is_lost_and_the_next_one_is_sent", || {
+        let device = started(&[]);
+        device.negotiate(0);
+        let driver = Driver::new(&device);
+        let mut transmit = driver.queue(1, SIZE, 0);
+        let socket = socket();
+        driver.put(OUT, &[&[0; 12], &frame(GUEST, b"lost", false)[..]].concat());
+        for beyond in [MEMORY, MEMORY - 2, 20 << 30] {
+            driver.chain(transmit.table(), 0, &[(OUT, 54, 0), (beyond, 4, 0)]);
+            driver.offer(&mut transmit, &[0]);
+            assert_eq!(driver.used(&mut transmit), (0, 0));
+        }
+        send_text(&driver, &mut transmit, GUEST, "next");
+        assert_eq!(heard(&socket), b"next");
         ends_well(device);
     });
 }
