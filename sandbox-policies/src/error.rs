@@ -129,6 +129,10 @@ fn advice(step: &str, errno: &Errno) -> &'static str {
         ("empty root", Errno::EINVAL) => {
             "; pivot_root does not work from an initramfs: switch to a real root first"
         }
+        ("shared directory", Errno::EINVAL) => {
+            "; a file system is mounted beneath it, which an ordinary user cannot leave out: share a directory without one"
+        }
+        ("shared directory", Errno::ENOSYS) => "; Linux 5.12 has what it takes",
         ("exec", Errno::EACCES) => "; the program must be readable and executable by all (chmod 755)",
         ("exec", Errno::ENOENT) => {
             "; the program must be statically linked: there is no loader in an empty root"

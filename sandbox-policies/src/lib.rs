@@ -1,7 +1,7 @@
 //! The privileges of every program of `vmm`, and the one way to apply them: one file per mechanism.
 //!
 //! A spawned program is confined from two sides. The spawner ([`spawn`]) gives it namespaces of its own, an
-//! empty root, no capabilities, no_new_privs and exactly four descriptors *before* the exec. The program then
+//! empty root or that of one directory, no capabilities, no_new_privs and exactly four descriptors *before* the exec. The program then
 //! checks that ([`stage_one`]) and adds what only it can: rlimits, not dumpable, landlock and the filter for
 //! setting up. When it has all that it will ever need it gives up the means to get more ([`stage_two`]): the
 //! serving filter, per thread.
@@ -19,6 +19,7 @@ pub mod spawn;
 
 mod capabilities;
 mod descriptors;
+mod directory;
 mod error;
 mod landlock;
 mod limits;
@@ -32,8 +33,9 @@ mod seccomp;
 mod stages;
 mod system_calls;
 
+pub use directory::Directory;
 pub use error::Error;
 pub use panic::end_process;
-pub use program::{Program, Report, Requirement, Stage, UnknownRequirement};
+pub use program::{Program, Report, Requirement, Root, Stage, UnknownRequirement};
 pub use refusal::LastWord;
 pub use stages::{confine_launcher, confine_stand_alone, limit_processes, stage_one, stage_two};

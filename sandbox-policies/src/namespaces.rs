@@ -60,6 +60,16 @@ impl Namespaces {
         Self(0)
     }
 
+    /// The user namespace alone.
+    pub fn user() -> Self {
+        Self(u64::from(libc::CLONE_NEWUSER.unsigned_abs()))
+    }
+
+    /// The same without the kind of this clone flag.
+    pub fn without(self, flag: i32) -> Self {
+        Self(self.0 & !u64::from(flag.unsigned_abs()))
+    }
+
     /// Whether the kind with this clone flag is in the set.
     pub fn has(self, flag: i32) -> bool {
         self.0 & u64::from(flag.unsigned_abs()) != 0

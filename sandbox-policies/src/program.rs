@@ -48,6 +48,19 @@ impl Program {
         }
     }
 
+    /// What it finds at `/`.
+    pub fn root(self) -> Root {
+        match self {
+            Self::Launcher
+            | Self::Core
+            | Self::DeviceBlk
+            | Self::DeviceRng
+            | Self::DeviceNet
+            | Self::DeviceConsole
+            | Self::DevicePmem => Root::Empty,
+        }
+    }
+
     /// The stages that its policy has.
     pub fn stages(self) -> &'static [Stage] {
         match self {
@@ -58,6 +71,17 @@ impl Program {
             }
         }
     }
+}
+
+/// What a program finds at `/`, and what landlock leaves it of that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Root {
+    /// Nothing.
+    Empty,
+    /// A directory of the host, with the files in it: to be read, and changed if its mount can be.
+    Files,
+    /// A directory of the host, of which nothing but the sockets can be used: to be connected to.
+    Sockets,
 }
 
 /// A stage of a program's life, or one kind of its threads: a top-level key of its policy file.

@@ -12,8 +12,8 @@ use nix::unistd::{chdir, pivot_root};
 /// One inode: the root directory takes it, so that nothing can ever be created.
 const OPTIONS: &str = "size=4k,nr_inodes=1,mode=555";
 
-/// Where the tmpfs is mounted before it becomes the root. Any directory that surely exists will do.
-const MOUNT_POINT: &str = "/proc";
+/// Where a mount is mounted before it becomes the root. Any directory that surely exists will do.
+pub const MOUNT_POINT: &std::ffi::CStr = c"/proc";
 
 /// Makes the root of the calling process an empty one. It must be alone in a mount namespace of its own.
 pub fn enter() -> Result<(), Errno> {

@@ -22,6 +22,7 @@ use nix::unistd::{pipe2, write};
 
 pub use identity::Identity;
 
+use crate::directory::{self, Directory, Tree};
 use crate::namespaces::{Kinship, Namespaces};
 use crate::system_calls::{ArgumentVector, Clone, signal_process};
 use crate::{Error, Requirement};
@@ -46,6 +47,8 @@ pub struct Plan<'a> {
     pub identity: Identity,
     /// What to do when a namespace cannot be had.
     pub requirement: Requirement,
+    /// What its root is; `None`: empty.
+    pub directory: Option<Directory<'a>>,
     /// The control group to begin in ([`crate::cgroup::Group`]); `None`: that of the caller.
     pub group: Option<BorrowedFd<'a>>,
 }
@@ -79,7 +82,7 @@ fn spawn_as(plan: &Plan<'_>, kinship: Kinship) -> Result<Child, Error> {
         // Some hosts let an ordinary user make namespaces and then grant no right in them (Ubuntu's AppArmor
         // does): that is to have none.
         (Err(Error::Child { step, errno: Errno::EPERM | Errno::EACCES, .. }), Requirement::Available)
-            if Step::RIGHTS_IN_NAMESPACES.iter().any(|it| it.name() == step) =>
+            if plan.directory.is_none() && Step::RIGHTS_IN_NAMESPACES.iter().any(|it| it.name() == step) =>
         {
             spawn_into(plan, kinship, Some(Namespaces::none()))
         }
@@ -98,23 +101,42 @@ fn spawn_into(plan: &Plan<'_>, kinship: Kinship, namespaces: Option<Namespaces>)
 
     // In the new user namespace nobody can tell any more.
     let privileged = identity::may_clear_groups();
-    let (side, namespaces) = match namespaces {
-        Some(these) => these.clone(kinship, plan.group).map(|side| (side, these)),
-        None => Namespaces::clone_best(plan.requirement, kinship, plan.group),
+    let (tree, unmapped) = match plan.directory {
+        Some(directory) => directory::detach(directory, plan.identity).map_err(failed("shared directory"))?,
+        None => (Tree::None, None),
+    };
+    let (side, namespaces) = match (namespaces, plan.directory) {
+        (Some(these), _) => these.clone(kinship, plan.group).map(|side| (side, these)),
+        (None, None) => Namespaces::clone_best(plan.requirement, kinship, plan.group),
+        // All of them, whatever else may be missing: what would be served without is the host's own root.
+        (None, Some(_)) => {
+            let all = Namespaces::all();
+            let at_first = if matches!(tree, Tree::None) { all.without(libc::CLONE_NEWNS) } else { all };
+            at_first.clone(kinship, plan.group).map(|side| (side, all))
+        }
     }
     .map_err(failed("namespaces"))?;
     let (pid, pidfd) = match side {
         Clone::Child => {
             // Ours to close: the parent's death must show as the end of this pipe.
             drop(let_go);
-            child::run(&Start { plan, namespaces, privileged, go_on: &go_on, reporter: &reporter }, &vector)
+            child::run(
+                &Start { plan, namespaces, privileged, tree: &tree, go_on: &go_on, reporter: &reporter },
+                &vector,
+            )
         }
         Clone::Parent(pid, pidfd) => (pid, pidfd),
     };
-    drop((reporter, go_on));
+    drop((reporter, go_on, tree));
 
     let mut child = Child { name: plan.name.to_owned(), pid, pidfd, lacking: Vec::new(), ended: None };
     child.lacking.extend(namespaces.missing().map(|kind| format!("{}: {kind} namespace: none", plan.name)));
+    child.lacking.extend(unmapped.map(|errno| {
+        format!(
+            "{}: the directory's owner cannot be mapped to it: {errno}; it may do what everybody may",
+            plan.name
+        )
+    }));
     match child.start(plan, namespaces, let_go, reports) {
         Ok(()) => Ok(child),
         Err(error) => {

@@ -6,8 +6,8 @@ use nix::errno::Errno;
 
 use crate::landlock::{Reach, restrict};
 use crate::{
-    Error, LastWord, Program, Report, Requirement, Stage, capabilities, descriptors, limits, namespaces,
-    panic, process, refusal, root, seccomp,
+    Error, LastWord, Program, Report, Requirement, Root, Stage, capabilities, descriptors, directory, limits,
+    namespaces, panic, process, refusal, root, seccomp,
 };
 
 /// The first thing that a spawned program does, while it has one thread.
@@ -22,12 +22,17 @@ pub fn stage_one(program: Program, requirement: Requirement, last_word: LastWord
     if let Some(found) = process::shortcomings().into_iter().next() {
         return Err(Error::Layer { layer: "spawn", found });
     }
-    for found in [namespaces::shortcomings(), root::shortcomings(), capabilities::shortcomings()].concat() {
+    let (root, reach) = match program.root() {
+        Root::Empty => (root::shortcomings(), Reach::Nowhere),
+        Root::Files => (directory::shortcomings(), Reach::Files),
+        Root::Sockets => (directory::shortcomings(), Reach::Sockets),
+    };
+    for found in [namespaces::shortcomings(), root, capabilities::shortcomings()].concat() {
         report.lacks(requirement, "spawn", found)?;
     }
     step("PR_SET_NAME", process::name(program))?;
     step("PR_SET_PDEATHSIG", process::die_with_spawner())?;
-    confine(program, requirement, Reach::Nowhere, &mut report)?;
+    confine(program, requirement, reach, &mut report)?;
     step("rt_sigaction", refusal::tell(last_word))?;
     seccomp::hide_clone3(program)?;
     seccomp::install(program, Stage::Setup)?;

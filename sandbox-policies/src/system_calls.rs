@@ -229,6 +229,72 @@ pub fn reset_signals() -> Result<(), Errno> {
     checked(answer).map(drop)
 }
 
+/// `open_tree`: a copy of the mount that `directory` is on, from that directory on and without the mounts beneath it,
+/// mounted nowhere. None: of the working directory's.
+pub fn mount_tree(directory: Option<BorrowedFd<'_>>) -> Result<OwnedFd, Errno> {
+    let at = directory.map_or(libc::AT_FDCWD, |directory| directory.as_raw_fd());
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_EMPTY_PATH.unsigned_abs();
+    // SAFETY: the path is a string of the program's, and empty.
+    let tree = checked(unsafe { libc::syscall(libc::SYS_open_tree, at, c"".as_ptr(), flags) })?;
+    let tree = RawFd::try_from(tree).map_err(|_| Errno::EOVERFLOW)?;
+    // SAFETY: the kernel has just put this new descriptor here for us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(tree) })
+}
+
+/// What [`change_mount`] changes, on top of nosuid, nodev and noexec.
+#[derive(Clone, Copy, Debug)]
+pub struct MountChange<'a> {
+    /// Nothing can be changed by way of this mount.
+    pub readonly: bool,
+    /// Owners are shown and taken as this user namespace maps them.
+    pub ids: Option<BorrowedFd<'a>>,
+}
+
+/// `mount_setattr` of the one mount at `tree`.
+pub fn change_mount(tree: BorrowedFd<'_>, change: MountChange<'_>) -> Result<(), Errno> {
+    let mut set = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+    if change.readonly {
+        set |= libc::MOUNT_ATTR_RDONLY;
+    }
+    let mut namespace = 0;
+    if let Some(ids) = change.ids {
+        set |= libc::MOUNT_ATTR_IDMAP;
+        namespace = u64::from(ids.as_raw_fd().unsigned_abs());
+    }
+    let attributes = libc::mount_attr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd: namespace };
+    // SAFETY: the path is empty, and the kernel reads as many bytes of the attributes as it is told.
+    checked(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            ptr::from_ref(&attributes),
+            size_of::<libc::mount_attr>(),
+        )
+    })
+    .map(drop)
+}
+
+/// From linux/mount.h: the source is the descriptor itself.
+const MOVE_MOUNT_F_EMPTY_PATH: u32 = 4;
+
+/// `move_mount`: mounts `tree` at `place`.
+pub fn move_tree(tree: BorrowedFd<'_>, place: &CStr) -> Result<(), Errno> {
+    // SAFETY: both paths are strings that outlive the call.
+    checked(unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_FDCWD,
+            place.as_ptr(),
+            MOVE_MOUNT_F_EMPTY_PATH,
+        )
+    })
+    .map(drop)
+}
+
 /// `pidfd_send_signal(process, signal)`.
 pub fn signal_process(process: BorrowedFd<'_>, signal: c_int) -> Result<(), Errno> {
     // SAFETY: a null siginfo means "as kill(2) would".

@@ -42,6 +42,7 @@ impl Spawned {
             null: null.as_fd(),
             identity: Identity::for_child(0),
             requirement: Requirement::Required,
+            directory: None,
             group: None,
         })
         .map_err(|error| Error::Unexpected(error.to_string()))?;

@@ -159,6 +159,7 @@ fn spawn_self<P: DeviceProgram>(options: &Options, control: &OwnedFd, log: &Owne
         null: null.as_fd(),
         identity: Identity::for_child(0),
         requirement: options.requirement,
+        directory: None,
         group: None,
     };
     Ok(spawn(&plan)?)

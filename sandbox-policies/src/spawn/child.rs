@@ -17,6 +17,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{read, sethostname, setsid, write};
 
 use super::{Identity, Plan};
+use crate::directory::{self, Tree};
 use crate::namespaces::{HOST_NAME, Namespaces};
 use crate::system_calls::{ArgumentVector, clear_groups, execute, exit_now, reset_signals, set_ids};
 use crate::{capabilities, descriptors, limits, process, root};
@@ -29,6 +30,7 @@ pub enum Step {
     HostName,
     NestedNamespaces,
     EmptyRoot,
+    Directory,
     Groups,
     Ids,
     Capabilities,
@@ -44,11 +46,12 @@ pub enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::Wait,
         Self::HostName,
         Self::NestedNamespaces,
         Self::EmptyRoot,
+        Self::Directory,
         Self::Groups,
         Self::Ids,
         Self::Capabilities,
@@ -72,6 +75,7 @@ impl Step {
             Self::HostName => "host name",
             Self::NestedNamespaces => "forbid nested user namespaces",
             Self::EmptyRoot => "empty root",
+            Self::Directory => "shared directory",
             Self::Groups => "supplementary groups",
             Self::Ids => "user and group ids",
             Self::Capabilities => "capabilities",
@@ -92,6 +96,8 @@ pub struct Start<'a> {
     pub plan: &'a Plan<'a>,
     /// Those that it is in.
     pub namespaces: Namespaces,
+    /// What its root is made of, if that is a directory.
+    pub tree: &'a Tree,
     /// Whether it can drop the supplementary groups.
     pub privileged: bool,
     /// Readable once the id maps are written; at its end when the parent is dead.
@@ -154,7 +160,9 @@ fn confine(start: &Start<'_>, lacking: &dyn Fn(Step, Errno)) -> Result<i32, (Ste
         // Not refused: the seccomp filters refuse every way to make one, too.
         forbid_nested_namespaces().unwrap_or_else(|errno| lacking(Step::NestedNamespaces, errno));
     }
-    if namespaces.has(libc::CLONE_NEWNS) {
+    if let Some(shared) = plan.directory {
+        directory::enter(shared, start.tree).map_err(at(Step::Directory))?;
+    } else if namespaces.has(libc::CLONE_NEWNS) {
         root::enter().map_err(at(Step::EmptyRoot))?;
     }
     capabilities::drop_bounding().map_err(at(Step::Capabilities))?;

@@ -90,6 +90,7 @@ impl Probe {
             null: null.as_fd(),
             identity,
             requirement,
+            directory: None,
             group: None,
         })
         .map_err(|error| error.to_string())?;

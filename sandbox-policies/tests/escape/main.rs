@@ -6,6 +6,7 @@
 #![expect(clippy::arithmetic_side_effects, reason = "it counts its own cases")]
 
 mod attempts;
+mod directory;
 mod driver;
 mod expectations;
 mod orphan;
@@ -54,9 +55,14 @@ fn main() -> ExitCode {
     if arguments.first().is_some_and(|name| name == probe::NAME) {
         probe::run(&arguments);
     }
+    if arguments.first().is_some_and(|name| name == directory::NAME) {
+        return if directory::probe(&arguments) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let errand = match arguments.as_slice() {
         [_, option, kinds] if option == spawning::LACKING => Some(spawning::here(kinds)),
         [_, option] if option == orphan::SPAWNER => Some(orphan::here()),
+        [_, option] if option == directory::COVERED => Some(directory::covered()),
+        [_, option, folder] if option == directory::POWERLESS => Some(directory::powerless(folder)),
         _ => None,
     };
     if let Some(outcome) = errand {
@@ -67,7 +73,7 @@ fn main() -> ExitCode {
     }
     let who = if geteuid().is_root() { "root" } else { "user" };
     let mut count = Count::default();
-    for group in [spawning::run, orphan::run, posture::run, driver::run] {
+    for group in [directory::run, spawning::run, orphan::run, posture::run, driver::run] {
         match group(who) {
             Ok(more) => count = count.join(more),
             Err(error) => count.add(who, Err(error)),

@@ -65,6 +65,7 @@ fn attempt(program: &File, argument: &str) -> Result<Child, Error> {
         null: null.as_fd(),
         identity: Identity::for_child(0),
         requirement: Requirement::Required,
+        directory: None,
         group: None,
     })
 }

@@ -109,7 +109,8 @@ pub fn hand_over(machine: &Machine, inputs: &Inputs, memory: &[Region]) -> Resul
     }
     let identity = Identity::for_child(0);
     let group = core_group.as_ref().map(AsFd::as_fd);
-    let core = Spawning { executable: &inputs.core, name, identity, requirement, null, group };
+    let core =
+        Spawning { executable: &inputs.core, name, identity, requirement, null, directory: None, group };
     let core = core.spawn(sandbox_policies::spawn::spawn, None)?;
     // Among the processes before it is told anything, so that an error from here on ends it too.
     processes.all.push(Process::new(name, inputs.core.program, core));
@@ -176,6 +177,7 @@ fn device_processes<'a>(
             identity: Identity::for_child(index),
             requirement: requirement(machine),
             null: inputs.null.as_fd(),
+            directory: None,
             group: group.as_ref().map(AsFd::as_fd),
         };
         processes.push(DeviceProcess { spawning, options, rates: device.rates, resource });

@@ -7,7 +7,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
 use protocol::{Channel, Ready, Violation};
 use sandbox_policies::spawn::{Child, Ended, Identity, Plan};
-use sandbox_policies::{Program, Requirement};
+use sandbox_policies::{Directory, Program, Requirement};
 
 use crate::error::Error;
 use crate::programs::Executable;
@@ -57,6 +57,8 @@ pub struct Spawning<'a> {
     pub requirement: Requirement,
     /// Its descriptors 0 and 1.
     pub null: BorrowedFd<'a>,
+    /// What its root is, if not empty.
+    pub directory: Option<Directory<'a>>,
     /// The control group that it begins in.
     pub group: Option<BorrowedFd<'a>>,
 }
@@ -86,6 +88,7 @@ impl Spawning<'_> {
             null: self.null,
             identity: self.identity,
             requirement: self.requirement,
+            directory: self.directory,
             group: self.group,
         })?;
         Ok((child, control, log))

@@ -58,6 +58,7 @@ impl Spawner {
         for device in makings.devices {
             kept.extend([device.resource, device.spawning.executable.fd.as_fd()]);
             kept.extend(device.spawning.group);
+            kept.extend(device.spawning.directory.map(|directory| directory.descriptor));
         }
         let child = spawner::fork("vmm", null, &kept, || serve(&theirs, makings))?;
         channel.set_nonblocking(true).map_err(wrong)?;

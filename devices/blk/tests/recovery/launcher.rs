@@ -64,6 +64,7 @@ impl Launcher {
             null: self.null.as_fd(),
             identity: Identity::for_child(0),
             requirement: Requirement::Required,
+            directory: None,
             group: None,
         })
         .unwrap();
