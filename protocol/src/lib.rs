@@ -35,8 +35,9 @@ pub use error::Error;
 pub use fields::Fields;
 pub use message::Message;
 pub use messages::{
+    balloon::BalloonOptions,
     console::{ConsoleOptions, ConsoleSize, NoConsoleSize},
-    control::{DeviceStatus, FromLauncher, ReplaceDevice, Replaced, ToLauncher},
+    control::{DeviceStatus, FromLauncher, ReplaceDevice, Replaced, SetDevice, ToLauncher},
     from_core::{
         Counter, Counters, DeviceLost, Exit, Failure, FailureKind, FromCore, Ready, Reconnected, Refused,
     },
@@ -44,6 +45,7 @@ pub use messages::{
     net::{MacAddress, NetOptions, NoMacAddress},
     pmem::PmemOptions,
     rates::{Rate, Rates},
+    setting::{SetOutcome, Setting},
     spawner::{Connect, FromSpawner, NotConnected, Respawn, SpawnFailed, Spawned, ToSpawner},
     to_core::{Abandon, AttachDevice, CoreSetup, MemoryRegion, Reconnect, Replace, ToCore},
     to_device::{BlkOptions, DeviceOptions, DeviceSetup, ToDevice},

@@ -1,5 +1,6 @@
 //! The messages of each direction.
 
+pub(crate) mod balloon;
 pub(crate) mod console;
 pub(crate) mod control;
 pub(crate) mod from_core;
@@ -7,6 +8,7 @@ pub(crate) mod from_device;
 pub(crate) mod net;
 pub(crate) mod pmem;
 pub(crate) mod rates;
+pub(crate) mod setting;
 pub(crate) mod spawner;
 pub(crate) mod to_core;
 pub(crate) mod to_device;

@@ -4,12 +4,12 @@
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
 use protocol::{
-    Abandon, AttachDevice, BlkOptions, Connect, ConsoleOptions, ConsoleSize, CoreSetup, Counter, Counters,
-    DeviceLost, DeviceOptions, DeviceSetup, DeviceStatus, Error, Exit, Failure, FailureKind, FromCore,
-    FromDevice, FromLauncher, FromSpawner, MemoryRegion, Message, NetOptions, NotConnected, Phase,
-    PmemOptions, Rate, Rates, Ready, Reconnect, Reconnected, Refused, Replace, ReplaceDevice, Replaced,
-    Respawn, SpawnFailed, Spawned, ToCore, ToDevice, ToLauncher, ToSpawner, Violation, ViolationFrame, frame,
-    limits,
+    Abandon, AttachDevice, BalloonOptions, BlkOptions, Connect, ConsoleOptions, ConsoleSize, CoreSetup,
+    Counter, Counters, DeviceLost, DeviceOptions, DeviceSetup, DeviceStatus, Error, Exit, Failure,
+    FailureKind, FromCore, FromDevice, FromLauncher, FromSpawner, MemoryRegion, Message, NetOptions,
+    NotConnected, Phase, PmemOptions, Rate, Rates, Ready, Reconnect, Reconnected, Refused, Replace,
+    ReplaceDevice, Replaced, Respawn, SetDevice, SetOutcome, Setting, SpawnFailed, Spawned, ToCore, ToDevice,
+    ToLauncher, ToSpawner, Violation, ViolationFrame, frame, limits,
 };
 use std::fmt::Debug;
 
@@ -101,6 +101,12 @@ fn console(size: Option<(u16, u16)>, file_limit: Option<u64>) -> DeviceSetup {
     DeviceSetup { name: "d".into(), options, blamed: false, keep: false, rates: Rates::default() }
 }
 
+fn balloon(size: u64) -> DeviceSetup {
+    let options = BalloonOptions { size, deflate_on_oom: true, free_page_reporting: false };
+    let options = DeviceOptions::Balloon(options);
+    DeviceSetup { name: "d".into(), options, blamed: false, keep: false, rates: Rates::default() }
+}
+
 #[test]
 fn launcher_to_core() {
     golden(&ToCore::Setup(setup()), 0x0101, "0100fc000000080203613d62010000");
@@ -149,6 +155,7 @@ fn launcher_to_device_and_back() {
     golden(&ToDevice::Setup(console(None, None)), 0x0301, "01640300000000");
     golden(&ToDevice::Setup(console(Some((80, 24)), Some(300))), 0x0301, "0164035018fb2c0100");
     golden(&pmem_device(pmem()), 0x0301, "016404fd0000000005000000fc000020000100");
+    golden(&ToDevice::Setup(balloon(300)), 0x0301, "016405fb2c01010000");
     let blamed = |setup| ToDevice::Setup(DeviceSetup { blamed: true, ..setup });
     golden(&blamed(blk()), 0x0301, "01640001000173018002010100020101");
     golden(&blamed(rng()), 0x0301, "01640101020101");
@@ -159,6 +166,9 @@ fn launcher_to_device_and_back() {
     golden(&ToDevice::Setup(limited), 0x0301, "016401020404fb2c010205021402");
     golden(&ToDevice::Keep, 0x0304, "00");
     golden(&FromDevice::Keeps, 0x0404, "00");
+    golden(&ToDevice::Set(Setting::Balloon(300)), 0x0305, "00fb2c0100");
+    golden(&FromDevice::Set(SetOutcome::set()), 0x0406, "0000");
+    golden(&FromDevice::Set(SetOutcome::refused("n\no")), 0x0406, "036e206f00");
     assert_eq!((ToDevice::Keep.fds(), FromDevice::Keeps.fds()), (1, 0));
     golden(&ToDevice::Query, 0x0302, "00");
     golden(&ToDevice::Stop, 0x0303, "00");
@@ -216,6 +226,9 @@ fn control_client_to_launcher_and_back() {
     golden(&replace(false), 0x0702, "04626c6b300000");
     golden(&replace(true), 0x0702, "04626c6b300100");
     assert_eq!((replace(false).fds(), replace(true).fds()), (0, 1));
+    let set = SetDevice { device: "blk0".into(), setting: Setting::Balloon(300) };
+    golden(&ToLauncher::Set(set), 0x0703, "04626c6b3000fb2c0100");
+    golden(&FromLauncher::Set, 0x0804, "00");
     let status = DeviceStatus {
         name: "blk0".into(),
         state: "serving".into(),
@@ -310,6 +323,8 @@ fn values_beyond_their_limits_are_neither_sent_nor_received() {
     for mtu in [0, 67, 65522] {
         assert!(matches!(ToDevice::Setup(net(Some(mtu))).encode(), Err(Error::Limit { .. })), "{mtu}");
     }
+    assert!(matches!(ToDevice::Setup(balloon(u64::MAX)).encode(), Err(Error::Limit { .. })));
+    assert!(matches!(ToDevice::Set(Setting::Balloon(u64::MAX)).encode(), Err(Error::Limit { .. })));
     for setup in [console(Some((0, 24)), None), console(Some((80, 10000)), None), console(None, Some(0))] {
         assert!(matches!(ToDevice::Setup(setup).encode(), Err(Error::Limit { .. })));
     }

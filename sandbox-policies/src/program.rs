@@ -21,11 +21,13 @@ pub enum Program {
     DeviceConsole,
     /// `device-pmem`.
     DevicePmem,
+    /// `device-balloon`.
+    DeviceBalloon,
 }
 
 impl Program {
     /// Every program.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Launcher,
         Self::Core,
         Self::DeviceBlk,
@@ -33,6 +35,7 @@ impl Program {
         Self::DeviceNet,
         Self::DeviceConsole,
         Self::DevicePmem,
+        Self::DeviceBalloon,
     ];
 
     /// The name of the executable and of its policy file, `policies/x86_64/<name>.json`.
@@ -45,6 +48,7 @@ impl Program {
             Self::DeviceNet => "device-net",
             Self::DeviceConsole => "device-console",
             Self::DevicePmem => "device-pmem",
+            Self::DeviceBalloon => "device-balloon",
         }
     }
 
@@ -57,7 +61,8 @@ impl Program {
             | Self::DeviceRng
             | Self::DeviceNet
             | Self::DeviceConsole
-            | Self::DevicePmem => Root::Empty,
+            | Self::DevicePmem
+            | Self::DeviceBalloon => Root::Empty,
         }
     }
 
@@ -66,9 +71,12 @@ impl Program {
         match self {
             Self::Launcher => &[Stage::Serve, Stage::Spawner],
             Self::Core => &[Stage::Setup, Stage::Control, Stage::Vcpu],
-            Self::DeviceBlk | Self::DeviceRng | Self::DeviceNet | Self::DeviceConsole | Self::DevicePmem => {
-                &[Stage::Setup, Stage::Serve, Stage::StandAlone]
-            }
+            Self::DeviceBlk
+            | Self::DeviceRng
+            | Self::DeviceNet
+            | Self::DeviceConsole
+            | Self::DevicePmem
+            | Self::DeviceBalloon => &[Stage::Setup, Stage::Serve, Stage::StandAlone],
         }
     }
 }

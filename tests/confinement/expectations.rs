@@ -112,8 +112,8 @@ pub const DEVICE_BLK: Expectation = Expectation {
         ("DISK", 1),
         // Of its queue: to wake the thread, kick and call.
         ("anon_inode:[eventfd]", 3),
-        // The vhost-user socket.
-        ("socket", 1),
+        // The vhost-user socket, and the channel on which it says that its configuration changed.
+        ("socket", 2),
     ],
     limits: &[
         ("Max core file size", 0),
@@ -124,6 +124,23 @@ pub const DEVICE_BLK: Expectation = Expectation {
     ],
 };
 
+/// `device-balloon`.
+pub const DEVICE_BALLOON: Expectation = Expectation {
+    // Its control thread and one for each of its queues.
+    threads: &["device-balloon"; 6],
+    others: &[
+        // What its hand-over has for a resource.
+        ("/dev/null", 1),
+        ("/memfd:inflight (deleted)", 2),
+        ("/memfd:keep (deleted)", 1),
+        // To wake each queue's thread.
+        ("anon_inode:[eventfd]", 5),
+        // The vhost-user socket, and the channel on which it says that its configuration changed.
+        ("socket", 2),
+    ],
+    ..DEVICE_RNG
+};
+
 /// `device-console`, on a pseudoterminal.
 pub const DEVICE_CONSOLE: Expectation = Expectation {
     threads: &["device-console", "device-console", "device-console"],
@@ -132,7 +149,7 @@ pub const DEVICE_CONSOLE: Expectation = Expectation {
         ("/dev/ptmx", 1),
         // To wake each queue's thread, and what is waited for where no input can come.
         ("anon_inode:[eventfd]", 3),
-        ("socket", 1),
+        ("socket", 2),
     ],
     ..DEVICE_RNG
 };
@@ -172,7 +189,7 @@ pub const DEVICE_NET: Expectation = Expectation {
         ("/memfd:inflight (deleted)", 2),
         // To wake the thread of each of its two queues.
         ("anon_inode:[eventfd]", 2),
-        ("socket", 1),
+        ("socket", 2),
     ],
     ..DEVICE_RNG
 };

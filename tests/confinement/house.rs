@@ -23,8 +23,16 @@ pub const ORDINARY: u32 = 65534;
 /// KVM's device number: the misc major and `KVM_MINOR`.
 const KVM: (u64, u64) = (10, 232);
 
-const PROGRAMS: [&str; 7] =
-    ["vmm", "vmm-core", "device-blk", "device-rng", "device-net", "device-console", "device-pmem"];
+const PROGRAMS: [&str; 8] = [
+    "vmm",
+    "vmm-core",
+    "device-blk",
+    "device-rng",
+    "device-net",
+    "device-console",
+    "device-pmem",
+    "device-balloon",
+];
 
 /// One machine at a time, so that whatever runs is of this machine.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());

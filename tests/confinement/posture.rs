@@ -13,8 +13,8 @@ use system_tests::{Result, Running, within};
 
 use crate::driver::DONE;
 use crate::expectations::{
-    CORE, DEVICE_BLK, DEVICE_CONSOLE, DEVICE_NET, DEVICE_PMEM, DEVICE_RNG, Expectation, IDS, KERNEL_THREAD,
-    LAUNCHER, MOUNT, NAMESPACES, UMASK,
+    CORE, DEVICE_BALLOON, DEVICE_BLK, DEVICE_CONSOLE, DEVICE_NET, DEVICE_PMEM, DEVICE_RNG, Expectation, IDS,
+    KERNEL_THREAD, LAUNCHER, MOUNT, NAMESPACES, UMASK,
 };
 use crate::guest::Guest;
 use crate::house::{House, Who};
@@ -78,6 +78,11 @@ fn compare_all(who: Who) -> Result<()> {
 #[test]
 fn the_process_of_a_generator_is_confined_as_written() -> Result<()> {
     compare_beside("rng", "device-rng", &DEVICE_RNG)
+}
+
+#[test]
+fn the_process_of_a_balloon_is_confined_as_written() -> Result<()> {
+    compare_beside("balloon", "device-balloon", &DEVICE_BALLOON)
 }
 
 #[test]

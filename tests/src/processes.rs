@@ -6,8 +6,16 @@ use std::fs;
 use std::path::Path;
 
 /// The names of the product's programs.
-const PROGRAMS: [&str; 7] =
-    ["vmm", "vmm-core", "device-blk", "device-rng", "device-net", "device-console", "device-pmem"];
+const PROGRAMS: [&str; 8] = [
+    "vmm",
+    "vmm-core",
+    "device-blk",
+    "device-rng",
+    "device-net",
+    "device-console",
+    "device-pmem",
+    "device-balloon",
+];
 
 /// A live process.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

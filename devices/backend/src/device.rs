@@ -19,7 +19,9 @@
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use crate::{Error, Keeper, Kept, Reader, Room, Writer};
+use protocol::Setting;
+
+use crate::{Error, GuestPages, Keeper, Kept, Reader, Room, Writer};
 
 /// Why a ring breaks that gives a device a buffer beyond the memory that it knows.
 pub(crate) const OUTSIDE: &str = "a descriptor points outside guest memory";
@@ -42,6 +44,15 @@ pub trait Device: Send + Sync + 'static {
     /// a guest's write must not end a connection.
     fn write_config(&self, _offset: usize, _data: &[u8]) -> bool {
         false
+    }
+
+    /// The user sets something while the machine runs. Answers as `write_config` does. If the configuration is another then,
+    /// the library tells the front end.
+    ///
+    /// # Errors
+    /// Why not, in one line. Nothing has changed.
+    fn set(&self, _setting: Setting) -> Result<bool, String> {
+        Err("this device has nothing of the kind to be set while it runs".to_owned())
     }
 
     /// Back to the state of a device that no driver has touched. Answers as `write_config` does.
@@ -72,6 +83,11 @@ pub trait Device: Send + Sync + 'static {
         0
     }
 
+    /// Whether the user may limit it. One that may not need not be able to tell the time.
+    fn can_be_limited(&self) -> bool {
+        true
+    }
+
     /// The device is limited: a request for more than so many bytes is to be refused, and not to be asked for. Called at
     /// most once, before everything else.
     ///
@@ -97,6 +113,10 @@ pub enum Service {
 
 /// Serves a queue of requests, on a thread of its own.
 pub trait Handler: Send {
+    /// Guest memory, whenever the ring is begun to be served or served on: for a device that does more with it than to read and
+    /// write requests.
+    fn attach(&mut self, _memory: &GuestPages) {}
+
     /// A batch of requests follows: as many as were available at one look, and at most as the ring has places. An order to
     /// stop is looked for between two batches, not within, so that a handler that waits for something of the host has
     /// to bound how long it waits in one.

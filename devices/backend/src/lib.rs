@@ -10,6 +10,7 @@
 //! Of the rust-vmm crates this uses `vhost`'s message structures, `vm-memory`'s mappings and `virtio-queue`'s
 //! `Queue`. The module headers say which parts are not used and why.
 
+mod announce;
 mod chain;
 mod connection;
 mod counters;
@@ -40,5 +41,6 @@ pub use error::Error;
 pub use file_io::{Durability, read_at, write_at};
 pub use keep::{Keeper, Kept};
 pub use log::line as log_line;
+pub use memory::{GiveBackError, GuestPages};
 pub use program::{Capabilities, DeviceProgram, run};
 pub use ring::Room;

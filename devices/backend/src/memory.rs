@@ -9,13 +9,18 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl};
 use vhost::vhost_user::message::VhostUserMemoryRegion;
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+use vm_memory::{
+    Address, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
+    GuestRegionMmap, MmapRegion, VolatileSlice,
+};
 
 use crate::message::MAX_REGIONS;
-use crate::{Error, read_at};
+use crate::{Error, Writer, read_at};
 
 /// What to do with memory whose file may shrink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +76,99 @@ impl MemoryTable {
             let offset = user.checked_sub(range.user)?;
             let end = offset.checked_add(size)?;
             (end <= range.size).then(|| range.guest.checked_add(offset).map(GuestAddress))?
+        })
+    }
+}
+
+/// Why guest memory was not given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum GiveBackError {
+    /// It is not all of it guest memory, or not in whole pages.
+    #[error("it is not in whole pages of guest memory")]
+    Outside,
+    /// The host does not take it.
+    #[error("the host does not take it: {0}")]
+    Host(Errno),
+}
+
+/// Guest memory, to be given back to the host: what a balloon is for.
+#[derive(Debug, Clone)]
+pub struct GuestPages(Arc<MemoryTable>);
+
+/// Bytes of a page.
+const PAGE: u64 = 4096;
+const WHOLE_PAGES: u64 = !(PAGE - 1);
+
+impl GuestPages {
+    pub(crate) fn new(memory: Arc<MemoryTable>) -> Self {
+        Self(memory)
+    }
+
+    /// How many of `length` bytes from `address` on are in the region that `address` is in; 0 if it is in none.
+    #[must_use]
+    pub fn within_region(&self, address: u64, length: u64) -> u64 {
+        let region = self.0.memory.find_region(GuestAddress(address));
+        let left = region.and_then(|region| {
+            region.len().checked_sub(address.checked_sub(region.start_addr().raw_value())?)
+        });
+        left.unwrap_or(0).min(length)
+    }
+
+    /// Gives `length` bytes from `address` on back to the host, in every process that maps them: they read as zeroes from then on, and cost memory
+    /// again when they are touched. Whole pages in one region only.
+    ///
+    /// Of memory made of huge pages the host takes huge pages only, and of one that is not given back as a whole it
+    /// clears the part.
+    ///
+    /// # Errors
+    /// See [`GiveBackError`]. Nothing has changed.
+    pub fn give_back(&self, address: u64, length: u64) -> Result<(), GiveBackError> {
+        let outside = GiveBackError::Outside;
+        if length == 0 || !address.is_multiple_of(PAGE) || !length.is_multiple_of(PAGE) {
+            return Err(outside);
+        }
+        if self.within_region(address, length) != length {
+            return Err(outside);
+        }
+        let region = self.0.memory.find_region(GuestAddress(address)).ok_or(outside)?;
+        let file = region.file_offset().ok_or(outside)?;
+        let inside = address.checked_sub(region.start_addr().raw_value()).ok_or(outside)?;
+        let start = file.start().checked_add(inside).and_then(|start| i64::try_from(start).ok());
+        let (start, length) = start.zip(i64::try_from(length).ok()).ok_or(outside)?;
+        let how = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        loop {
+            match fallocate(file.file(), how, start, length) {
+                Err(Errno::EINTR) => {}
+                result => return result.map_err(GiveBackError::Host),
+            }
+        }
+    }
+
+    /// Gives back the whole pages of what the driver lets the device write. Answers how many bytes those were.
+    ///
+    /// # Errors
+    /// The host does not take it.
+    pub fn give_back_room(&self, writer: &Writer<'_, '_>) -> Result<u64, GiveBackError> {
+        let mut given = 0u64;
+        for (address, length) in writer.0.pieces().filter_map(|piece| self.place(&piece)) {
+            let start = address.next_multiple_of(PAGE);
+            let end = address.saturating_add(length) & WHOLE_PAGES;
+            let Some(length) = end.checked_sub(start).filter(|length| *length > 0) else { continue };
+            self.give_back(start, length)?;
+            given = given.saturating_add(length);
+        }
+        Ok(given)
+    }
+
+    /// The guest-physical address and the length of a piece of guest memory.
+    fn place(&self, piece: &VolatileSlice<'_>) -> Option<(u64, u64)> {
+        let at = piece.ptr_guard().as_ptr().addr();
+        let length = u64::try_from(piece.len()).ok()?;
+        self.0.memory.iter().find_map(|region| {
+            let inside = u64::try_from(at.checked_sub(region.as_ptr().addr())?).ok()?;
+            let fits = inside.checked_add(length)? <= region.len();
+            fits.then(|| region.start_addr().raw_value().checked_add(inside))?
+                .map(|address| (address, length))
         })
     }
 }

@@ -94,6 +94,7 @@ pub(crate) enum Request {
     SetConfig { offset: u32, data: Vec<u8> },
     GetInflightFd(VhostUserInflight),
     SetInflightFd(VhostUserInflight, OwnedFd),
+    SetBackendReqFd(OwnedFd),
     ResetDevice,
 }
 
@@ -111,6 +112,9 @@ pub(crate) fn parse(request: u32, body: &[u8], fds: Vec<OwnedFd>) -> Result<Requ
             let inflight = parser.inflight()?;
             let fd = parser.single(fds)?;
             return Ok(Request::SetInflightFd(inflight, fd));
+        }
+        FrontendReq::SET_BACKEND_REQ_FD if body.is_empty() => {
+            return Ok(Request::SetBackendReqFd(parser.single(fds)?));
         }
         _ => 0,
     };
@@ -138,6 +142,7 @@ pub(crate) fn parse(request: u32, body: &[u8], fds: Vec<OwnedFd>) -> Result<Requ
         FrontendReq::SET_CONFIG => parser.set_config()?,
         FrontendReq::GET_INFLIGHT_FD => Request::GetInflightFd(parser.inflight()?),
         FrontendReq::RESET_DEVICE => parser.empty(Request::ResetDevice)?,
+        FrontendReq::SET_BACKEND_REQ_FD => return Err(parser.size()),
         _ => return Err(Error::UnknownRequest { request }),
     })
 }

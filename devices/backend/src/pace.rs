@@ -128,6 +128,9 @@ pub(crate) fn largest_request(rate: Rate, queues: u16) -> u64 {
 /// [`Error::Resource`] for limits with which nobody could work.
 pub(crate) fn limit(device: &mut impl Device, rates: &Rates) -> Result<Vec<Lane>, Error> {
     let queues = device.queues();
+    if rates.any() && !device.can_be_limited() {
+        return Err(Error::Resource("this device cannot be limited".to_owned()));
+    }
     if let Some(rate) = rates.bandwidth {
         device.bound_requests(largest_request(rate, queues))?;
     }

@@ -27,7 +27,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, VolatileSlice};
 use crate::chain::{Pieces, Table, collect};
 use crate::counters::QueueCounters;
 use crate::inflight::{BEGUN, InflightRing, Part, Taken};
-use crate::memory::MemoryTable;
+use crate::memory::{GuestPages, MemoryTable};
 use crate::pace::Lane;
 use crate::{Error, Handler, Reader, Writer, fault_point, log};
 
@@ -133,6 +133,7 @@ impl Ring {
         stop: &AtomicBool,
         lane: &Lane,
     ) -> Result<Progress, Error> {
+        handler.attach(&GuestPages::new(Arc::clone(&self.memory)));
         let table = Arc::clone(&self.memory);
         let memory = table.memory();
         let mut pieces = Pieces::default();

@@ -10,6 +10,7 @@
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use protocol::Setting;
 use vhost::vhost_user::message::{
     VhostUserConfig, VhostUserConfigFlags, VhostUserInflight, VhostUserMemoryRegion,
     VhostUserProtocolFeatures, VhostUserVirtioFeatures, VhostUserVringState,
@@ -17,6 +18,7 @@ use vhost::vhost_user::message::{
 use vm_memory::ByteValued;
 
 use crate::Error;
+use crate::announce::Announcements;
 use crate::inflight::{InflightArea, InflightFile};
 use crate::memory::{MemoryTable, Unsealed};
 use crate::message::{Request, RingEvent};
@@ -52,6 +54,8 @@ pub(crate) struct Session {
     owned: bool,
     active: Active,
     protocol_features: VhostUserProtocolFeatures,
+    /// Where the front end hears of a configuration that has changed.
+    announcements: Option<Announcements>,
 }
 
 impl Session {
@@ -68,7 +72,17 @@ impl Session {
         let protocol_features = VhostUserProtocolFeatures::empty();
         let active = Active::default();
         let configurable = !state.config().is_empty();
-        Self { state, configurable, unsealed, inflight_file, vrings, owned: false, active, protocol_features }
+        Self {
+            state,
+            configurable,
+            unsealed,
+            inflight_file,
+            vrings,
+            owned: false,
+            active,
+            protocol_features,
+            announcements: None,
+        }
     }
 
     pub(crate) fn vrings(&self) -> &[Vring] {
@@ -115,10 +129,26 @@ impl Session {
                 self.refuse_started("SET_INFLIGHT_FD")?;
                 self.active.inflight = Some(InflightArea::map(&description, fd, self.unsealed)?);
             }
+            Request::SetBackendReqFd(fd) => {
+                self.negotiated(VhostUserProtocolFeatures::BACKEND_REQ, 21)?;
+                self.announcements = Some(Announcements::new(fd));
+            }
             Request::SetMemTable(regions) => self.set_mem_table(regions)?,
             request => return self.ring_request(request),
         }
         Ok(Reply::Done)
+    }
+
+    /// The user sets something. `Err` is why not, in one line.
+    pub(crate) fn set(&mut self, setting: Setting) -> Result<Result<(), String>, Error> {
+        let before = self.state.config();
+        if let Err(refused) = self.state.set(setting)? {
+            return Ok(Err(refused));
+        }
+        if self.state.config() != before {
+            self.announcements = self.announcements.take().filter(Announcements::config_changed);
+        }
+        Ok(Ok(()))
     }
 
     fn ring_request(&mut self, request: Request) -> Result<Reply<'_>, Error> {
@@ -167,7 +197,7 @@ impl Session {
     /// A device without configuration does not say that it can be asked for one.
     fn offered_protocol_features(&self) -> VhostUserProtocolFeatures {
         let config = if self.configurable {
-            VhostUserProtocolFeatures::CONFIG
+            VhostUserProtocolFeatures::CONFIG | VhostUserProtocolFeatures::BACKEND_REQ
         } else {
             VhostUserProtocolFeatures::empty()
         };

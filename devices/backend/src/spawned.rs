@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
-use protocol::{Channel, DeviceSetup, Failure, FromDevice, Phase, Ready, ToDevice, ViolationFrame};
+use protocol::{
+    Channel, DeviceSetup, Failure, FromDevice, Phase, Ready, SetOutcome, ToDevice, ViolationFrame,
+};
 use sandbox_policies::{LastWord, Requirement, Stage};
 
 use crate::connection::{Connection, State};
@@ -132,12 +134,20 @@ fn attend(channel: &Channel, connection: &mut Connection, session: &mut Session)
 }
 
 /// One message of the launcher. Returns whether to go on.
-fn obey(channel: &Channel, session: &Session) -> Result<bool, Error> {
+fn obey(channel: &Channel, session: &mut Session) -> Result<bool, Error> {
     match channel.receive::<ToDevice>(Phase::Serving)? {
         None | Some((ToDevice::Stop, _)) => Ok(false),
         Some((ToDevice::Query, _)) => {
             let queues = session.vrings().iter().map(Vring::worker).map(Worker::counters);
             channel.send(&FromDevice::Counters(counters::report(queues)), &[])?;
+            Ok(true)
+        }
+        Some((ToDevice::Set(setting), _)) => {
+            let outcome = match session.set(setting)? {
+                Ok(()) => SetOutcome::set(),
+                Err(refused) => SetOutcome::refused(&refused),
+            };
+            channel.send(&FromDevice::Set(outcome), &[])?;
             Ok(true)
         }
         Some((ToDevice::Setup(_) | ToDevice::Keep, _)) => Err(Error::UnexpectedMessage),

@@ -7,6 +7,8 @@
 
 use std::sync::Arc;
 
+use protocol::Setting;
+
 use crate::keep::Keeper;
 use crate::{Device, Error, log};
 
@@ -59,6 +61,15 @@ impl DeviceState {
         self.take_over();
         let changed = self.device.reset();
         self.store(changed)
+    }
+
+    /// The user sets something. When this returns, what came of it is kept. The inner `Err` is why it was refused.
+    pub(crate) fn set(&mut self, setting: Setting) -> Result<Result<(), String>, Error> {
+        self.take_over();
+        match self.device.set(setting) {
+            Ok(changed) => self.store(changed).map(Ok),
+            Err(refused) => Ok(Err(refused)),
+        }
     }
 
     fn look(&mut self) {

@@ -1,15 +1,18 @@
 //! A client of a machine's control socket to its launcher, and back. Since minor version 2.
 
 use super::from_core::Failure;
+use super::setting::Setting;
 use super::{name, short};
 use crate::{Error, Fields, Message, Phase, fields, limits};
 use bincode::{Decode, Encode};
 
 const DEVICES: u16 = 0x0701;
 const REPLACE: u16 = 0x0702;
+const SET: u16 = 0x0703;
 const STATUS: u16 = 0x0801;
 const REPLACED: u16 = 0x0802;
 const FAILED: u16 = 0x0803;
+const DONE: u16 = 0x0804;
 
 /// What a client asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +22,8 @@ pub enum ToLauncher {
     /// Replace the program of a device. Descriptor: the executable, if one is said to come along. Answered with
     /// `Replaced` or `Failed`.
     Replace(ReplaceDevice),
+    /// Set something of a device. Answered with `Set` or `Failed`. Since minor version 4.
+    Set(SetDevice),
 }
 
 /// Which device.
@@ -30,6 +35,22 @@ pub struct ReplaceDevice {
     pub program: bool,
 }
 
+/// What of which device.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct SetDevice {
+    /// Its name, as in `balloon0`.
+    pub device: String,
+    /// What it is to be.
+    pub setting: Setting,
+}
+
+impl SetDevice {
+    fn check(&self) -> Result<(), Error> {
+        name(&self.device)?;
+        self.setting.check()
+    }
+}
+
 /// What the launcher answers, once for each request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FromLauncher {
@@ -39,6 +60,8 @@ pub enum FromLauncher {
     Replaced(Replaced),
     /// It could not be done; nothing has changed but what the text says.
     Failed(Failure),
+    /// The device has what was set. Since minor version 4.
+    Set,
 }
 
 /// How a device does.
@@ -72,6 +95,7 @@ impl Message for ToLauncher {
         match self {
             Self::Devices => DEVICES,
             Self::Replace(_) => REPLACE,
+            Self::Set(_) => SET,
         }
     }
 
@@ -79,12 +103,13 @@ impl Message for ToLauncher {
         match self {
             Self::Devices => "Devices",
             Self::Replace(_) => "Replace",
+            Self::Set(_) => "Set",
         }
     }
 
     fn fds(&self) -> usize {
         match self {
-            Self::Devices => 0,
+            Self::Devices | Self::Set(_) => 0,
             Self::Replace(replace) => replace.program.into(),
         }
     }
@@ -100,6 +125,10 @@ impl Message for ToLauncher {
                 name(&replace.device)?;
                 fields::encode(self.name(), replace, &Fields::default())
             }
+            Self::Set(set) => {
+                set.check()?;
+                fields::encode(self.name(), set, &Fields::default())
+            }
         }
     }
 
@@ -110,6 +139,11 @@ impl Message for ToLauncher {
                 let (replace, _) = fields::decode_body::<ReplaceDevice>("Replace", body)?;
                 name(&replace.device)?;
                 Ok(Self::Replace(replace))
+            }
+            SET => {
+                let (set, _) = fields::decode_body::<SetDevice>("Set", body)?;
+                set.check()?;
+                Ok(Self::Set(set))
             }
             kind => Err(Error::Kind { kind }),
         }
@@ -126,7 +160,7 @@ impl FromLauncher {
                     short("length of a state", &device.state, limits::MAX_NAME, "at most 32")
                 })
             }
-            Self::Replaced(_) => Ok(()),
+            Self::Replaced(_) | Self::Set => Ok(()),
             Self::Failed(failure) => failure.check(),
         }
     }
@@ -138,6 +172,7 @@ impl Message for FromLauncher {
             Self::Devices(_) => STATUS,
             Self::Replaced(_) => REPLACED,
             Self::Failed(_) => FAILED,
+            Self::Set => DONE,
         }
     }
 
@@ -146,6 +181,7 @@ impl Message for FromLauncher {
             Self::Devices(_) => "Devices",
             Self::Replaced(_) => "Replaced",
             Self::Failed(_) => "Failed",
+            Self::Set => "Set",
         }
     }
 
@@ -164,6 +200,7 @@ impl Message for FromLauncher {
             Self::Devices(devices) => fields::encode(name, devices, &none),
             Self::Replaced(replaced) => fields::encode(name, replaced, &none),
             Self::Failed(failure) => fields::encode(name, failure, &none),
+            Self::Set => fields::encode(name, &(), &none),
         }
     }
 
@@ -172,6 +209,7 @@ impl Message for FromLauncher {
             STATUS => Self::Devices(fields::decode_body("Devices", body)?.0),
             REPLACED => Self::Replaced(fields::decode_body("Replaced", body)?.0),
             FAILED => Self::Failed(fields::decode_body("Failed", body)?.0),
+            DONE => Self::Set,
             kind => return Err(Error::Kind { kind }),
         };
         message.check()?;

@@ -203,7 +203,7 @@ impl Refused {
 }
 
 /// `text` without control characters, cut at a character's boundary.
-fn one_line(text: &str) -> String {
+pub(super) fn one_line(text: &str) -> String {
     let mut line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     line.truncate(line.floor_char_boundary(limits::MAX_TEXT));
     line

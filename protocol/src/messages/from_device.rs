@@ -2,6 +2,7 @@
 //! its state must outlive it.
 
 use super::from_core::{Counters, Failure, Ready};
+use super::setting::SetOutcome;
 use super::violation::Violation;
 use crate::{Error, Fields, Message, Phase, fields};
 
@@ -10,6 +11,7 @@ const FAILED: u16 = 0x0402;
 const COUNTERS: u16 = 0x0403;
 const KEEPS: u16 = 0x0404;
 const VIOLATION: u16 = 0x0405;
+const SET: u16 = 0x0406;
 
 /// What a device tells the launcher.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +28,8 @@ pub enum FromDevice {
     /// Its policy has refused a system call of its: it is about to die of that. At any time; since minor version 4. To a
     /// launcher that does not know it, it is a breach of the protocol, for which the program is ended as well.
     Violation(Violation),
+    /// Answer to `Set`. Since minor version 4.
+    Set(SetOutcome),
 }
 
 impl FromDevice {
@@ -34,6 +38,7 @@ impl FromDevice {
             Self::Ready(ready) => ready.check(),
             Self::Failed(failure) => failure.check(),
             Self::Counters(counters) => counters.check(),
+            Self::Set(outcome) => outcome.check(),
             Self::Keeps | Self::Violation(_) => Ok(()),
         }
     }
@@ -47,6 +52,7 @@ impl Message for FromDevice {
             Self::Counters(_) => COUNTERS,
             Self::Keeps => KEEPS,
             Self::Violation(_) => VIOLATION,
+            Self::Set(_) => SET,
         }
     }
 
@@ -57,6 +63,7 @@ impl Message for FromDevice {
             Self::Counters(_) => "Counters",
             Self::Keeps => "Keeps",
             Self::Violation(_) => "Violation",
+            Self::Set(_) => "Set",
         }
     }
 
@@ -68,7 +75,7 @@ impl Message for FromDevice {
         match self {
             Self::Ready(_) | Self::Keeps => phase == Phase::HandOver,
             Self::Failed(_) | Self::Violation(_) => true,
-            Self::Counters(_) => phase == Phase::Serving,
+            Self::Counters(_) | Self::Set(_) => phase == Phase::Serving,
         }
     }
 
@@ -81,6 +88,7 @@ impl Message for FromDevice {
             Self::Counters(counters) => fields::encode(name, counters, &none),
             Self::Keeps => fields::encode(name, &(), &none),
             Self::Violation(violation) => violation.encode(),
+            Self::Set(outcome) => fields::encode(name, outcome, &none),
         }
     }
 
@@ -91,6 +99,7 @@ impl Message for FromDevice {
             COUNTERS => Self::Counters(fields::decode_body("Counters", body)?.0),
             KEEPS => Self::Keeps,
             VIOLATION => Self::Violation(Violation::decode(body)?),
+            SET => Self::Set(fields::decode_body("Set", body)?.0),
             kind => return Err(Error::Kind { kind }),
         };
         message.check()?;

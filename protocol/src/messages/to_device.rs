@@ -1,9 +1,11 @@
 //! Launcher to device.
 
+use super::balloon::BalloonOptions;
 use super::console::{self, ConsoleOptions};
 use super::net::{self, NetOptions};
 use super::pmem::PmemOptions;
 use super::rates::Rates;
+use super::setting::Setting;
 use super::{name, short, within};
 use crate::{Error, Fields, Message, Phase, fields, limits};
 use bincode::{Decode, Encode};
@@ -12,6 +14,7 @@ const SETUP: u16 = 0x0301;
 const QUERY: u16 = 0x0302;
 const STOP: u16 = 0x0303;
 const KEEP: u16 = 0x0304;
+const SET: u16 = 0x0305;
 
 /// Optional field of [`BlkOptions`]: discard.
 const BLK_DISCARD: u16 = 1;
@@ -32,6 +35,9 @@ pub enum ToDevice {
     /// Answer to `Keeps`. Descriptor: a memfd of [`limits::KEEP_SIZE`] bytes, sealed at that size, which every process
     /// of this device gets and nobody else maps or reads. Since minor version 3.
     Keep,
+    /// The user sets something while the machine runs. Answered with `Set`. Since minor version 4: a launcher must not
+    /// send it to a program of an older one, which would end.
+    Set(Setting),
 }
 
 /// What a device serves.
@@ -68,6 +74,8 @@ pub enum DeviceOptions {
     Console(ConsoleOptions),
     /// virtio-pmem. Since minor version 4.
     Pmem(PmemOptions),
+    /// virtio-balloon. Since minor version 4.
+    Balloon(BalloonOptions),
 }
 
 /// A disk.
@@ -95,6 +103,7 @@ enum Wire {
     Net(net::Wire),
     Console(console::Wire),
     Pmem(PmemOptions),
+    Balloon(BalloonOptions),
 }
 
 impl BlkOptions {
@@ -116,6 +125,7 @@ impl DeviceSetup {
             DeviceOptions::Net(net) => net.check(),
             DeviceOptions::Console(console) => console.check(),
             DeviceOptions::Pmem(pmem) => pmem.check(),
+            DeviceOptions::Balloon(balloon) => balloon.check(),
         }
     }
 
@@ -142,6 +152,10 @@ impl DeviceSetup {
             DeviceOptions::Pmem(pmem) => {
                 fields::encode("Setup", &(&self.name, Wire::Pmem(*pmem)), &own(Fields::default())?)
             }
+            DeviceOptions::Balloon(balloon) => {
+                let wire = Wire::Balloon(balloon.clone());
+                fields::encode("Setup", &(&self.name, wire), &own(Fields::default())?)
+            }
         }
     }
 
@@ -159,6 +173,7 @@ impl DeviceSetup {
             Wire::Net(net) => DeviceOptions::Net(NetOptions::from_wire(&net)?),
             Wire::Console(console) => DeviceOptions::Console(ConsoleOptions::from_wire(&console)),
             Wire::Pmem(pmem) => DeviceOptions::Pmem(pmem),
+            Wire::Balloon(balloon) => DeviceOptions::Balloon(balloon),
         };
         Ok(Self { name, options, blamed, keep, rates })
     }
@@ -171,6 +186,7 @@ impl Message for ToDevice {
             Self::Query => QUERY,
             Self::Stop => STOP,
             Self::Keep => KEEP,
+            Self::Set(_) => SET,
         }
     }
 
@@ -180,6 +196,7 @@ impl Message for ToDevice {
             Self::Query => "Query",
             Self::Stop => "Stop",
             Self::Keep => "Keep",
+            Self::Set(_) => "Set",
         }
     }
 
@@ -187,14 +204,14 @@ impl Message for ToDevice {
         match self {
             Self::Setup(_) => 2,
             Self::Keep => 1,
-            Self::Query | Self::Stop => 0,
+            Self::Query | Self::Stop | Self::Set(_) => 0,
         }
     }
 
     fn allowed(&self, phase: Phase) -> bool {
         match self {
             Self::Setup(_) | Self::Keep => phase == Phase::HandOver,
-            Self::Query => phase == Phase::Serving,
+            Self::Query | Self::Set(_) => phase == Phase::Serving,
             Self::Stop => true,
         }
     }
@@ -204,6 +221,10 @@ impl Message for ToDevice {
             Self::Setup(setup) => {
                 setup.check()?;
                 setup.encode()
+            }
+            Self::Set(setting) => {
+                setting.check()?;
+                fields::encode("Set", setting, &Fields::default())
             }
             _ => fields::encode(self.name(), &(), &Fields::default()),
         }
@@ -219,6 +240,11 @@ impl Message for ToDevice {
             QUERY => Self::Query,
             STOP => Self::Stop,
             KEEP => Self::Keep,
+            SET => {
+                let (setting, _) = fields::decode_body::<Setting>("Set", body)?;
+                setting.check()?;
+                Self::Set(setting)
+            }
             kind => return Err(Error::Kind { kind }),
         })
     }

@@ -16,7 +16,7 @@ use crate::attempts::{self, Attempt, Hand};
 use crate::probe::{self, word};
 
 /// The confinements that attempts are made in.
-const CONFINEMENTS: [(Program, Stage); 19] = [
+const CONFINEMENTS: [(Program, Stage); 22] = [
     (Program::Launcher, Stage::Serve),
     (Program::Core, Stage::Setup),
     (Program::DeviceBlk, Stage::Setup),
@@ -24,6 +24,7 @@ const CONFINEMENTS: [(Program, Stage); 19] = [
     (Program::DeviceNet, Stage::Setup),
     (Program::DeviceConsole, Stage::Setup),
     (Program::DevicePmem, Stage::Setup),
+    (Program::DeviceBalloon, Stage::Setup),
     (Program::Core, Stage::Control),
     (Program::Core, Stage::Vcpu),
     (Program::DeviceBlk, Stage::Serve),
@@ -36,6 +37,8 @@ const CONFINEMENTS: [(Program, Stage); 19] = [
     (Program::DeviceConsole, Stage::StandAlone),
     (Program::DevicePmem, Stage::Serve),
     (Program::DevicePmem, Stage::StandAlone),
+    (Program::DeviceBalloon, Stage::Serve),
+    (Program::DeviceBalloon, Stage::StandAlone),
 ];
 
 /// `SIGSYS`, which ends a process whose system call was refused.

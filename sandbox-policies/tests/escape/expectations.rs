@@ -37,13 +37,14 @@ pub const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user",
 pub const MOUNT: &str = "/ tmpfs ro,nosuid,nodev,noexec";
 
 /// One for each spawned program.
-pub const EXPECTATIONS: [Expectation; 6] = [
+pub const EXPECTATIONS: [Expectation; 7] = [
     Expectation { program: Program::Core, stage: Stage::Control, threads: 2, open_files: 8192 },
     Expectation { program: Program::DeviceBlk, stage: Stage::Serve, threads: 1, open_files: 640 },
     Expectation { program: Program::DeviceRng, stage: Stage::Serve, threads: 1, open_files: 384 },
     Expectation { program: Program::DeviceNet, stage: Stage::Serve, threads: 1, open_files: 384 },
     Expectation { program: Program::DeviceConsole, stage: Stage::Serve, threads: 1, open_files: 384 },
     Expectation { program: Program::DevicePmem, stage: Stage::Serve, threads: 1, open_files: 384 },
+    Expectation { program: Program::DeviceBalloon, stage: Stage::Serve, threads: 1, open_files: 384 },
 ];
 
 /// The descriptors at the hand-over, and the memory that the driver hands to each probe.

@@ -41,6 +41,7 @@ pub fn run(who: &str) -> Result<Count, String> {
         (Program::DeviceNet, Stage::Serve),
         (Program::DeviceConsole, Stage::Serve),
         (Program::DevicePmem, Stage::Serve),
+        (Program::DeviceBalloon, Stage::Serve),
     ] {
         count.add(&format!("{who} panic in {} {}", program.name(), stage.key()), panics(program, stage));
     }

@@ -56,6 +56,11 @@ Devices:
       readonly=on|off (off)   lock=on|off (on)        size=SIZE (all of it; a multiple of 2M)
       queue-size=N (256)      on-failure=restart|fail|stop (restart)
       give-up=fail|stop (stop)                        spare=on|off (off)
+  balloon            a virtio-balloon, served by device-balloon: the guest gives memory back; vmm ctl sets how much
+      size=SIZE (0)           deflate-on-oom=on|off (on)
+      free-page-reporting=on|off (off)                queue-size=N (256)
+      on-failure=restart|fail|stop (restart)          give-up=fail|stop (stop)
+      spare=on|off (off)
   TYPE,socket=PATH   any virtio device, served by the vhost-user back end that listens there
       queues=N                queue-size=N (256)
       on-failure=restart|fail|stop (restart: connect again as soon as somebody listens again)

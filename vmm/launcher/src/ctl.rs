@@ -5,13 +5,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
-use protocol::{Channel, DeviceStatus, FromLauncher, Phase, ReplaceDevice, ToLauncher};
+use protocol::{Channel, DeviceStatus, FromLauncher, Phase, ReplaceDevice, SetDevice, Setting, ToLauncher};
 
 use crate::control_socket;
 use crate::error::Error;
 use crate::exit_code::Code;
 use crate::open;
 use crate::report::printable;
+use crate::size::Size;
 
 /// Controls a machine that runs.
 #[derive(Debug, Parser)]
@@ -31,6 +32,16 @@ pub struct ControlLine {
 pub enum Command {
     /// List the devices, who serves them and how they have done.
     Devices,
+    /// Set how much of its memory the guest is to give back by a balloon.
+    Balloon {
+        /// The device's name, as in balloon0.
+        #[arg(value_name = "ID")]
+        device: String,
+
+        /// As in 256M; 0 for nothing.
+        #[arg(value_name = "SIZE")]
+        size: Size,
+    },
     /// Replace the program of a device by a new process of it, or of another program, under the running guest.
     ReplaceDevice {
         /// The device's name, as in blk0.
@@ -47,6 +58,10 @@ pub enum Command {
 pub fn run(line: &ControlLine) -> Result<String, Error> {
     let (request, program) = match &line.command {
         Command::Devices => (ToLauncher::Devices, None),
+        Command::Balloon { device, size } => {
+            let (device, setting) = (device.clone(), Setting::Balloon(size.0));
+            (ToLauncher::Set(SetDevice { device, setting }), None)
+        }
         Command::ReplaceDevice { device, program } => {
             let program = program.as_deref().map(executable).transpose()?;
             let replace = ReplaceDevice { device: device.clone(), program: program.is_some() };
@@ -58,6 +73,7 @@ pub fn run(line: &ControlLine) -> Result<String, Error> {
         FromLauncher::Replaced(replaced) => {
             Ok(format!("replaced: pid {} took over within {} ms\n", replaced.pid, replaced.within_ms))
         }
+        FromLauncher::Set => Ok("set: the guest is told, and does it in its own time\n".to_owned()),
         FromLauncher::Failed(failure) => Err(Error::Control(failure.text)),
     }
 }

@@ -1,9 +1,10 @@
 //! What a device's words mean: the typed device behind a [`DeviceOption`].
 //!
 //! Two kinds exist: those that a program of ours serves (`blk` with `path=`, `net` with `tap=` or `fd=`, `rng`,
-//! `console`, `pmem`), and those of every virtio type that somebody else's vhost-user back end serves (`socket=`). An option that the kind does not know is an
+//! `console`, `pmem`, `balloon`), and those of every virtio type that somebody else's vhost-user back end serves (`socket=`). An option that the kind does not know is an
 //! error that names the nearest; nothing is guessed from the contents of a file.
 
+mod balloon;
 pub mod console;
 mod net;
 pub mod pmem;
@@ -12,7 +13,7 @@ mod rates;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use protocol::{BlkOptions, Rates, limits};
+use protocol::{BalloonOptions, BlkOptions, Rates, limits};
 use sandbox_policies::Program;
 
 use crate::device_option::DeviceOption;
@@ -116,6 +117,8 @@ pub enum BackEnd {
     Console(Console),
     /// `device-pmem`.
     Pmem(Pmem),
+    /// `device-balloon`.
+    Balloon(BalloonOptions),
     /// Whoever listens there.
     Socket(PathBuf),
 }
@@ -129,6 +132,7 @@ impl BackEnd {
             BackEnd::Rng(_) => Some(Program::DeviceRng),
             BackEnd::Console(_) => Some(Program::DeviceConsole),
             BackEnd::Pmem(_) => Some(Program::DevicePmem),
+            BackEnd::Balloon(_) => Some(Program::DeviceBalloon),
             BackEnd::Socket(_) => None,
         }
     }
@@ -181,6 +185,7 @@ fn device(word: &DeviceOption, slot: u8, name: String) -> Result<Device, Error> 
         (None, "net") => BackEnd::Net(options.net(queues)?),
         (None, "rng") => BackEnd::Rng(options.rng(queues)?),
         (None, "console") => BackEnd::Console(options.console(queues)?),
+        (None, "balloon") => BackEnd::Balloon(options.balloon(queues)?),
         (None, kind) => {
             let text =
                 format!("no program of vmm serves it: name a vhost-user back end with {kind},socket=PATH");
@@ -190,7 +195,8 @@ fn device(word: &DeviceOption, slot: u8, name: String) -> Result<Device, Error> 
     let on_failure = options.on_failure()?;
     let give_up = options.give_up(on_failure)?;
     let spare = back_end.program().is_some() && options.spare(on_failure)?;
-    let rates = if back_end.program().is_some() { options.rates()? } else { Rates::default() };
+    let limited = back_end.program().is_some() && !matches!(back_end, BackEnd::Balloon(_));
+    let rates = if limited { options.rates()? } else { Rates::default() };
     let patience = if back_end.program().is_none() { options.patience(on_failure)? } else { None };
     options.nothing_else()?;
     let queues = match back_end {
@@ -198,6 +204,7 @@ fn device(word: &DeviceOption, slot: u8, name: String) -> Result<Device, Error> 
         BackEnd::Net(_) => net::QUEUES,
         BackEnd::Console(_) => console::QUEUES,
         BackEnd::Pmem(_) => pmem::QUEUES,
+        BackEnd::Balloon(_) => balloon::QUEUES,
         BackEnd::Socket(_) => queues.unwrap_or(0),
     };
     let virtio_type = *virtio_type;

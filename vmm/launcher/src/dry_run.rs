@@ -49,6 +49,7 @@ pub fn plan(machine: &Machine, inputs: &Inputs) -> String {
                 BackEnd::Net(_) => "tap",
                 BackEnd::Console(_) => "console",
                 BackEnd::Pmem(_) => "file, for reading",
+                BackEnd::Balloon(_) => "nothing",
                 BackEnd::Blk(_) | BackEnd::Socket(_) => "disk",
             };
             add(granted(&device.name, &["vhost-user socket".to_owned(), resource.to_owned()]));
@@ -86,6 +87,9 @@ fn opened(machine: &Machine, inputs: &Inputs) -> Vec<String> {
             (BackEnd::Rng(path), _) => format!("open   {} for reading: {}", path.display(), device.name),
             (BackEnd::Console(console), _) => format!("{}: {}", console.place, device.name),
             (BackEnd::Pmem(pmem), resource) => opened_memory(device, pmem, resource),
+            (BackEnd::Balloon(_), _) => {
+                format!("open   /dev/null, since there is nothing else: {}", device.name)
+            }
             (BackEnd::Socket(path), _) => {
                 format!("connect to {}: {}, back end of somebody else", path.display(), device.name)
             }

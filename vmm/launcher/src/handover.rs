@@ -195,7 +195,12 @@ fn threads(machine: &Machine, device: &Device) -> u64 {
 fn socket(device: &Device) -> Option<(u8, &Path)> {
     match &device.back_end {
         BackEnd::Socket(path) => Some((device.slot, path)),
-        BackEnd::Blk(_) | BackEnd::Net(_) | BackEnd::Rng(_) | BackEnd::Console(_) | BackEnd::Pmem(_) => None,
+        BackEnd::Blk(_)
+        | BackEnd::Net(_)
+        | BackEnd::Rng(_)
+        | BackEnd::Console(_)
+        | BackEnd::Pmem(_)
+        | BackEnd::Balloon(_) => None,
     }
 }
 

@@ -66,6 +66,8 @@ pub enum Resource {
     Console(OpenConsole),
     /// For one too, and for the core: persistent memory.
     Pmem(OpenPmem),
+    /// For one that has none, and a place for it in its hand-over.
+    Nothing(OwnedFd),
     /// A connected back end of somebody else.
     Connected(OwnedFd),
     /// One that was only looked at.
@@ -88,6 +90,9 @@ impl Resource {
             }
             (Resource::Pmem(open), BackEnd::Pmem(_)) => {
                 Some((DeviceOptions::Pmem(open.options), open.flushed.as_fd()))
+            }
+            (Resource::Nothing(null), BackEnd::Balloon(options)) => {
+                Some((DeviceOptions::Balloon(options.clone()), null.as_fd()))
             }
             _ => None,
         }
@@ -154,6 +159,7 @@ fn resources(devices: &[Device], purpose: Purpose) -> Result<Vec<Resource>, Erro
             (BackEnd::Console(console), Purpose::Run) => Resource::Console(opened_console(device, console)?),
             (BackEnd::Console(_), Purpose::DryRun) => Resource::Looked,
             (BackEnd::Pmem(pmem), _) => Resource::Pmem(open::persistent_memory(pmem)?),
+            (BackEnd::Balloon(_), _) => Resource::Nothing(open::null()?),
             (BackEnd::Socket(path), Purpose::Run) => Resource::Connected(open::back_end(path)?),
             (BackEnd::Socket(_), Purpose::DryRun) => Resource::Looked,
         });
@@ -203,7 +209,7 @@ enum Identity<'a> {
 }
 
 impl<'a> Claim<'a> {
-    /// None for what any number of devices may use: a generator.
+    /// None for what any number of devices may use, a generator, and where there is nothing.
     fn new(device: &'a Device) -> Result<Option<Claim<'a>>, Error> {
         let file = |path: &Path, (device, inode)| (format!("{path:?}"), Identity::File(device, inode));
         let ((what, identity), shared) = match &device.back_end {
@@ -221,7 +227,7 @@ impl<'a> Claim<'a> {
                 };
                 ((what, Identity::Interface(&net.interface)), false)
             }
-            BackEnd::Rng(_) => return Ok(None),
+            BackEnd::Rng(_) | BackEnd::Balloon(_) => return Ok(None),
             BackEnd::Console(console) => return Ok(Claim::of_console(device, console)),
         };
         Ok(Some(Claim { device: &device.name, what, identity, shared }))

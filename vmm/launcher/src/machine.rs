@@ -6,7 +6,7 @@ use std::time::Duration;
 use protocol::limits;
 
 use crate::config::{Config, Console, HugePages, Sandbox};
-use crate::device::{self, Device};
+use crate::device::{self, BackEnd, Device};
 use crate::error::Error;
 use crate::size::Size;
 
@@ -52,6 +52,7 @@ impl Machine {
     pub fn new(config: Config) -> Result<Machine, Error> {
         let huge_pages = config.hugepages.unwrap_or(HugePages::Off);
         let devices = device::devices(&config.device)?;
+        refuse_balloon_of_huge_pages(&devices, huge_pages)?;
         let timeout = config.shutdown_timeout.unwrap_or(DEFAULT_SHUTDOWN_TIMEOUT);
         Ok(Machine {
             kernel: config.kernel.ok_or(Error::NoKernel)?,
@@ -114,6 +115,20 @@ fn memory(wanted: Size, huge_pages: HugePages) -> Result<Size, Error> {
         HugePages::Gib1 => 1 << 30,
     });
     if wanted.0.is_multiple_of(page.0) { Ok(wanted) } else { Err(Error::MemoryPages { wanted, page }) }
+}
+
+/// The host takes back huge pages as a whole only, and a balloon gives small ones.
+fn refuse_balloon_of_huge_pages(devices: &[Device], huge_pages: HugePages) -> Result<(), Error> {
+    let mut devices = devices.iter();
+    match devices.find(|device| matches!(device.back_end, BackEnd::Balloon(_))) {
+        Some(device) if huge_pages != HugePages::Off => Err(Error::Device {
+            name: device.name.clone(),
+            text: "guest memory of huge pages (--hugepages) cannot be given back page by page: leave out the one or the \
+                   other"
+                .to_owned(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 fn command_line(text: String) -> Result<String, Error> {

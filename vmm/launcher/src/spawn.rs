@@ -33,6 +33,8 @@ pub struct Process {
     pub has_keep: bool,
     /// Whether it owes an answer.
     pub silence: Silence,
+    /// The client whose setting it owes an answer to.
+    pub setting_for: Option<u64>,
     /// The system call that its policy has refused, if it said so.
     pub refused: Option<Violation>,
     /// How it ended.
@@ -108,6 +110,7 @@ impl Process {
             ready: None,
             has_keep: false,
             silence: Silence::default(),
+            setting_for: None,
             refused: None,
             ended: None,
             dismissed: None,

@@ -22,6 +22,7 @@ mod recover;
 mod recovery;
 mod replace;
 mod second;
+mod settings;
 mod signals;
 pub mod silence;
 mod system_call;
@@ -197,6 +198,7 @@ impl Supervisor {
         process.log.relay_rest();
         // Its last message is why it ended.
         self.read_messages(index);
+        self.set_no_more(index);
         let said = self.processes.all.get(index).and_then(|process| process.refused);
         let end = End::of(ended, said);
         if let Some(device) = self.second(index) {

@@ -164,7 +164,7 @@ fn more_devices_than_places() {
 #[test]
 fn a_type_that_no_program_serves() {
     let folder = Folder::new();
-    refused(folder.vmm(&["--device=balloon".to_owned()]), USAGE, &["balloon0", "balloon,socket=PATH"]);
+    refused(folder.vmm(&["--device=crypto".to_owned()]), USAGE, &["crypto0", "crypto,socket=PATH"]);
 }
 
 #[test]

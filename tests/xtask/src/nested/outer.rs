@@ -12,8 +12,16 @@ use crate::host;
 use crate::workspace::Workspace;
 
 /// The product's programs.
-const PROGRAMS: [&str; 7] =
-    ["vmm", "vmm-core", "device-blk", "device-rng", "device-net", "device-console", "device-pmem"];
+const PROGRAMS: [&str; 8] = [
+    "vmm",
+    "vmm-core",
+    "device-blk",
+    "device-rng",
+    "device-net",
+    "device-console",
+    "device-pmem",
+    "device-balloon",
+];
 
 /// Writes the initramfs for `job` into `folder`.
 pub fn initramfs(

@@ -1,6 +1,6 @@
 //! The clients of the control socket: `vmm ctl`, of the launcher's own user.
 //!
-//! They have a table of two requests and may be a few at once. A client that says anything else, or does not take its
+//! They have a table of three requests and may be a few at once. A client that says anything else, or does not take its
 //! answer, is hung up on; none is ever waited for.
 
 use std::os::fd::OwnedFd;
@@ -57,6 +57,11 @@ impl Supervisor {
                 self.answer(client, &FromLauncher::Devices(devices));
             }
             Ok(Some((ToLauncher::Replace(replace), fds))) => self.on_replace(client, &replace, fds),
+            Ok(Some((ToLauncher::Set(set), _))) => {
+                if let Err(why) = self.set(client, &set) {
+                    self.answer(client, &FromLauncher::Failed(Failure::new(FailureKind::Device, &why)));
+                }
+            }
             Err(protocol::Error::WouldBlock) => {}
             Ok(None) | Err(_) => self.hang_up_on(client),
         }

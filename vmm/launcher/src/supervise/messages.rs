@@ -89,6 +89,7 @@ impl Supervisor {
                 self.give_up_on(index, verdict);
             }
             FromDevice::Keeps => self.hand_on_keep(index),
+            FromDevice::Set(outcome) => self.on_set(index, &outcome),
             FromDevice::Violation(violation) => self.on_refused_call(index, violation),
             FromDevice::Counters(_) => {
                 // That it says them is all that is asked of it.

@@ -1,0 +1,47 @@
+//! What of a device the user may set while the machine runs: one word for all types of device, with a number for each.
+
+use bincode::{Decode, Encode};
+
+use super::from_core::one_line;
+use super::{short, within};
+use crate::{Error, limits};
+
+/// See above. The variant's number is its tag on the wire: add at the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub enum Setting {
+    /// How many bytes of its memory the guest is to give back to the host.
+    Balloon(u64),
+}
+
+impl Setting {
+    pub(super) fn check(self) -> Result<(), Error> {
+        match self {
+            Self::Balloon(bytes) => within("size of a balloon", bytes, 0, limits::MAX_MEMORY, "at most 384G"),
+        }
+    }
+}
+
+/// What became of a setting.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct SetOutcome {
+    /// Why it was refused, in one line; empty if it was not.
+    pub refused: String,
+}
+
+impl SetOutcome {
+    /// It was refused; the text is made one line.
+    #[must_use]
+    pub fn refused(why: &str) -> Self {
+        Self { refused: one_line(why) }
+    }
+
+    /// It is set.
+    #[must_use]
+    pub fn set() -> Self {
+        Self { refused: String::new() }
+    }
+
+    pub(super) fn check(&self) -> Result<(), Error> {
+        short("length of a text", &self.refused, limits::MAX_TEXT, "at most 1024")
+    }
+}

@@ -1,0 +1,72 @@
+//! What the user sets of a device while the machine runs: handed to the process that serves it, whose answer is the
+//! client's.
+//!
+//! A process is asked for one thing at a time, and an answer that nobody asked for is a breach of the protocol. When it dies
+//! before it has answered, its client is told; whether the setting outlives it is for its state to say, which the next
+//! process takes up.
+
+use protocol::{Failure, FailureKind, FromLauncher, SetDevice, SetOutcome, ToDevice};
+
+use super::Supervisor;
+use crate::nearest;
+
+/// The first minor version of a program that knows the word.
+const SINCE: u8 = 4;
+
+impl Supervisor {
+    /// Hands a setting on.
+    pub(super) fn set(&mut self, client: u64, wanted: &SetDevice) -> Result<(), String> {
+        let name = &wanted.device;
+        let Some(device) = self.devices.iter().find(|device| device.name == *name) else {
+            let hint = nearest::hint(name, self.devices.iter().map(|device| device.name.as_str()));
+            return Err(format!("there is no device '{name}'{hint}; vmm ctl VM devices lists all"));
+        };
+        let process = device.process.and_then(|index| self.processes.all.get_mut(index));
+        let process = process.filter(|process| process.ended.is_none() && process.ready.is_some());
+        let Some(process) = process else {
+            return Err(format!("no program of vmm serves {name} now: try again when it does"));
+        };
+        let Some(control) = &process.control else {
+            return Err(format!("the program of {name} is ending: try again when the next one serves"));
+        };
+        let minor = control.peer_minor();
+        if minor < SINCE {
+            return Err(format!(
+                "the program of {name} is of minor version {minor}, and has known settings since {SINCE}: replace it by a \
+                 newer one with vmm ctl VM replace-device {name} --program PATH"
+            ));
+        }
+        if process.setting_for.is_some() {
+            return Err(format!("{name} is being told of another setting: try again"));
+        }
+        control
+            .send(&ToDevice::Set(wanted.setting), &[])
+            .map_err(|error| format!("the program of {name} does not take it: {error}"))?;
+        process.setting_for = Some(client);
+        Ok(())
+    }
+
+    /// A device's program has answered.
+    pub(super) fn on_set(&mut self, index: usize, outcome: &SetOutcome) {
+        let asked = self.processes.all.get_mut(index).and_then(|process| process.setting_for.take());
+        let Some(client) = asked else {
+            return self.on_violation(index, "an answer to a setting that nobody made");
+        };
+        self.answer(
+            client,
+            &match outcome.refused.as_str() {
+                "" => FromLauncher::Set,
+                refused => FromLauncher::Failed(Failure::new(FailureKind::Device, refused)),
+            },
+        );
+    }
+
+    /// A device's program has ended, perhaps without an answer.
+    pub(super) fn set_no_more(&mut self, index: usize) {
+        let asked = self.processes.all.get_mut(index).and_then(|process| process.setting_for.take());
+        if let Some(client) = asked {
+            let text = "the device's program ended before it answered: look whether it has been set";
+            self.answer(client, &FromLauncher::Failed(Failure::new(FailureKind::Device, text)));
+        }
+    }
+}
