@@ -19,4 +19,6 @@ mod kills;
 #[cfg(test)]
 mod network;
 #[cfg(test)]
+mod persistent;
+#[cfg(test)]
 mod sizes;
