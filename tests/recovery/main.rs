@@ -27,6 +27,8 @@ mod one_disk;
 #[cfg(test)]
 mod one_network;
 #[cfg(test)]
+mod one_pmem;
+#[cfg(test)]
 mod plan;
 #[cfg(test)]
 mod regions;

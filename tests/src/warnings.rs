@@ -3,12 +3,16 @@
 use crate::environment::is_nested;
 use crate::{Ended, Result};
 
-/// Lines that come from the host's processor and not from the machine, by a part of each, with why.
-const NOT_OURS: [(&str, &str); 2] = [
+/// Lines that come from the host's processor, or from the guest's own kernel whatever the machine does, by a part of each,
+/// with why.
+const NOT_OURS: [(&str, &str); 3] = [
     // The processor is vulnerable and its microcode, which no monitor can supply, is not new enough.
     ("Speculative Return Stack Overflow: ", "the host's microcode"),
     // Hyper-threads and a mitigation that needs them off: the host's processor again.
     ("/admin-guide/hw-vuln/", "the host's processor"),
+    // Linux's nvdimm_has_flush looks for mappings to NVDIMMs before it looks whether the region has a flush of its own. No
+    // virtio-pmem has such mappings, so the kernel says this of each one, and flushes it all the same.
+    ("unable to guarantee persistence of writes", "the guest's driver, of every virtio-pmem"),
 ];
 
 /// The same of an emulated processor, which the emulator takes away from the guest for as long as it likes.
