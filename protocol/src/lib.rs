@@ -42,6 +42,7 @@ pub use messages::{
         Counter, Counters, DeviceLost, Exit, Failure, FailureKind, FromCore, Ready, Reconnected, Refused,
     },
     from_device::FromDevice,
+    fs::FsOptions,
     net::{MacAddress, NetOptions, NoMacAddress},
     pmem::PmemOptions,
     rates::{Rate, Rates},

@@ -33,6 +33,8 @@ pub const DEFAULT_CONSOLE_FILE: u64 = 64 << 20;
 /// What address and size of persistent memory are multiples of: a large page of x86, and what Linux can take in as memory
 /// with descriptors of its pages (`memremap_compat_align`).
 pub const PMEM_ALIGNMENT: u64 = 2 << 20;
+/// Bytes of a file system's tag (virtio 1.2, 5.11.4).
+pub const MAX_FS_TAG: usize = 36;
 /// Entries of a list of counters or of lacking layers.
 pub const MAX_ENTRIES: usize = 64;
 /// Bytes of a device's keep: what of its state outlives its process ([`crate::ToDevice::Keep`]).

@@ -6,10 +6,10 @@
 use protocol::{
     Abandon, AttachDevice, BalloonOptions, BlkOptions, Connect, ConsoleOptions, ConsoleSize, CoreSetup,
     Counter, Counters, DeviceLost, DeviceOptions, DeviceSetup, DeviceStatus, Error, Exit, Failure,
-    FailureKind, FromCore, FromDevice, FromLauncher, FromSpawner, MemoryRegion, Message, NetOptions,
-    NotConnected, Phase, PmemOptions, Rate, Rates, Ready, Reconnect, Reconnected, Refused, Replace,
-    ReplaceDevice, Replaced, Respawn, SetDevice, SetOutcome, Setting, SpawnFailed, Spawned, ToCore, ToDevice,
-    ToLauncher, ToSpawner, Violation, ViolationFrame, frame, limits,
+    FailureKind, FromCore, FromDevice, FromLauncher, FromSpawner, FsOptions, MemoryRegion, Message,
+    NetOptions, NotConnected, Phase, PmemOptions, Rate, Rates, Ready, Reconnect, Reconnected, Refused,
+    Replace, ReplaceDevice, Replaced, Respawn, SetDevice, SetOutcome, Setting, SpawnFailed, Spawned, ToCore,
+    ToDevice, ToLauncher, ToSpawner, Violation, ViolationFrame, frame, limits,
 };
 use std::fmt::Debug;
 
@@ -107,6 +107,11 @@ fn balloon(size: u64) -> DeviceSetup {
     DeviceSetup { name: "d".into(), options, blamed: false, keep: false, rates: Rates::default() }
 }
 
+fn file_system(tag: &str, queues: u16) -> DeviceSetup {
+    let options = DeviceOptions::Fs(FsOptions { tag: tag.to_owned(), readonly: true, queues });
+    DeviceSetup { name: "d".into(), options, blamed: false, keep: false, rates: Rates::default() }
+}
+
 #[test]
 fn launcher_to_core() {
     golden(&ToCore::Setup(setup()), 0x0101, "0100fc000000080203613d62010000");
@@ -156,6 +161,7 @@ fn launcher_to_device_and_back() {
     golden(&ToDevice::Setup(console(Some((80, 24)), Some(300))), 0x0301, "0164035018fb2c0100");
     golden(&pmem_device(pmem()), 0x0301, "016404fd0000000005000000fc000020000100");
     golden(&ToDevice::Setup(balloon(300)), 0x0301, "016405fb2c01010000");
+    golden(&ToDevice::Setup(file_system("t", 2)), 0x0301, "0164060174010200");
     let blamed = |setup| ToDevice::Setup(DeviceSetup { blamed: true, ..setup });
     golden(&blamed(blk()), 0x0301, "01640001000173018002010100020101");
     golden(&blamed(rng()), 0x0301, "01640101020101");
@@ -335,6 +341,10 @@ fn values_beyond_their_limits_are_neither_sent_nor_received() {
         let attach = ToCore::Attach(AttachDevice { pmem: Some(options), ..attach() });
         assert!(matches!(attach.encode(), Err(Error::Limit { .. })), "{guest_phys:#x} {size:#x}");
         assert!(matches!(pmem_device(options).encode(), Err(Error::Limit { .. })));
+    }
+    for (tag, queues) in [("", 1), (&"x".repeat(37), 1), ("a\0", 1), ("t", 0), ("t", 64)] {
+        let refused = ToDevice::Setup(file_system(tag, queues)).encode();
+        assert!(matches!(refused, Err(Error::Limit { .. })), "{tag:?} {queues}");
     }
     // 33 vCPUs as a peer would write them.
     let body = [1, 0, 0xfc, 0, 0, 0, 8, 33, 0, 0, 0, 0];

@@ -2,7 +2,7 @@
 //!
 //! What is not limited here, and why: memory locking (the core may be asked for locked guest memory); the
 //! address space and CPU time (guest memory and guests are as large and as long as the user said); the size of
-//! files (device-blk writes the user's disk, core and device-console the console, which may be a file, and the size of
+//! files (device-blk writes the user's disk, device-fs his files, core and device-console the console, which may be a file, and the size of
 //! an in-flight memfd counts, too).
 
 use nix::errno::Errno;
@@ -50,6 +50,13 @@ pub fn of(program: Program) -> &'static [(Resource, u64)] {
             (Resource::RLIMIT_CORE, 0),
             (Resource::RLIMIT_MSGQUEUE, 0),
             (Resource::RLIMIT_NOFILE, 384),
+            (Resource::RLIMIT_SIGPENDING, 256),
+        ],
+        // As a disk, and the files that the guest has open.
+        Program::DeviceFs => &[
+            (Resource::RLIMIT_CORE, 0),
+            (Resource::RLIMIT_MSGQUEUE, 0),
+            (Resource::RLIMIT_NOFILE, 640 + 4096),
             (Resource::RLIMIT_SIGPENDING, 256),
         ],
     }

@@ -23,11 +23,13 @@ pub enum Program {
     DevicePmem,
     /// `device-balloon`.
     DeviceBalloon,
+    /// `device-fs`.
+    DeviceFs,
 }
 
 impl Program {
     /// Every program.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Launcher,
         Self::Core,
         Self::DeviceBlk,
@@ -36,6 +38,7 @@ impl Program {
         Self::DeviceConsole,
         Self::DevicePmem,
         Self::DeviceBalloon,
+        Self::DeviceFs,
     ];
 
     /// The name of the executable and of its policy file, `policies/x86_64/<name>.json`.
@@ -49,6 +52,7 @@ impl Program {
             Self::DeviceConsole => "device-console",
             Self::DevicePmem => "device-pmem",
             Self::DeviceBalloon => "device-balloon",
+            Self::DeviceFs => "device-fs",
         }
     }
 
@@ -63,6 +67,7 @@ impl Program {
             | Self::DeviceConsole
             | Self::DevicePmem
             | Self::DeviceBalloon => Root::Empty,
+            Self::DeviceFs => Root::Files,
         }
     }
 
@@ -76,7 +81,8 @@ impl Program {
             | Self::DeviceNet
             | Self::DeviceConsole
             | Self::DevicePmem
-            | Self::DeviceBalloon => &[Stage::Setup, Stage::Serve, Stage::StandAlone],
+            | Self::DeviceBalloon
+            | Self::DeviceFs => &[Stage::Setup, Stage::Serve, Stage::StandAlone],
         }
     }
 }

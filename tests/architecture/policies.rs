@@ -20,8 +20,9 @@ const BEFORE_SERVING: [&str; 3] = ["setup", "stand_alone", "spawner"];
 /// look at, map, unmap and close what they send (4), to tell the time where there is a limit to keep to, to end.
 /// device-net needs beside these to write frames and to set its tap's offloads; device-console to write output and to
 /// accept whoever comes to read it; device-pmem to flush its file; device-balloon to punch holes,
-/// and it knows no limits, so that it needs no clock.
-const AIMS: [(&str, usize); 7] = [
+/// and it knows no limits, so that it needs no clock; device-fs twenty for names, attributes and what is in files and
+/// directories, and one to remember what its guest knows of them.
+const AIMS: [(&str, usize); 8] = [
     ("vmm-core", 20),
     ("device-blk", 15),
     ("device-rng", 12),
@@ -29,6 +30,7 @@ const AIMS: [(&str, usize); 7] = [
     ("device-console", 14),
     ("device-pmem", 13),
     ("device-balloon", 12),
+    ("device-fs", 32),
 ];
 
 /// Calls whose meaning lies in an argument: allowing one of these without a condition allows too much.

@@ -21,4 +21,6 @@ mod network;
 #[cfg(test)]
 mod persistent;
 #[cfg(test)]
+mod share;
+#[cfg(test)]
 mod sizes;

@@ -1,20 +1,23 @@
-//! What checks disks and generators from within a guest: writers that know what their disk must hold, and a reader of
-//! random bytes.
+//! What checks disks, generators and file systems from within a guest: writers that know what their disk must hold, a
+//! reader of random bytes, and who knows what he did to files.
 //!
 //! ```text
 //! checker disk DEVICE NUMBER THREADS END
 //! checker entropy DEVICE END
 //! checker fill DEVICE NUMBER
 //! checker read DEVICE NUMBER
+//! checker tree DIRECTORY NUMBER
+//! checker files DIRECTORY END
 //! ```
 //!
-//! The first two go on until there is a file END; their devices may die meanwhile. Each says in one line, which begins with
+//! Those with one go on until there is a file END; their devices may die meanwhile. Each says in one line, which begins with
 //! `@@`, what it did and what it found.
 
 mod disk;
 mod entropy;
 mod fill;
 mod ledger;
+mod tree;
 
 use std::io;
 use std::path::Path;
@@ -30,12 +33,17 @@ fn main() -> ExitCode {
             .map_err(io::Error::other)
             .and_then(|(number, threads)| disk::check(Path::new(device), number, threads, Path::new(end))),
         ["entropy", device, end] => entropy::check(Path::new(device), Path::new(end)),
+        ["tree", directory, number] => number
+            .parse()
+            .map_err(io::Error::other)
+            .and_then(|number| tree::check(Path::new(directory), number)),
+        ["files", directory, end] => tree::survive(Path::new(directory), Path::new(end)),
         [what @ ("fill" | "read"), device, number] => {
             let work = if *what == "fill" { fill::fill } else { fill::read };
             number.parse().map_err(io::Error::other).and_then(|number| work(Path::new(device), number))
         }
         _ => Err(io::Error::other(
-            "checker disk DEVICE NUMBER THREADS END, entropy DEVICE END, or fill|read DEVICE NUMBER",
+            "checker disk DEVICE NUMBER THREADS END, entropy DEVICE END, fill|read DEVICE NUMBER, tree DIRECTORY NUMBER, or files DIRECTORY END",
         )),
     };
     match line {

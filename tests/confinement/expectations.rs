@@ -19,6 +19,8 @@ pub struct Expectation {
     /// All others by kind, with their count. `DISK` stands for the path of the disk, `MEMORY` for that of
     /// the file that is persistent memory.
     pub others: &'static [(&'static str, usize)],
+    /// Whether its root is a directory of the host instead of an empty one.
+    pub directory: bool,
     /// By name as in /proc/PID/limits; soft and hard alike, where the host's own are no lower.
     pub limits: &'static [(&'static str, u64)],
 }
@@ -28,6 +30,9 @@ pub const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user",
 
 /// Its only mount.
 pub const MOUNT: &str = "/ tmpfs ro,nosuid,nodev,noexec";
+
+/// The least that the only mount of one says that has a directory as its root.
+pub const DIRECTORY_MOUNT: [&str; 4] = ["/", "nosuid", "nodev", "noexec"];
 
 /// What its files are not to have.
 pub const UMASK: u32 = 0o077;
@@ -61,6 +66,7 @@ pub const LAUNCHER: Expectation = Expectation {
         ("pipe", 2),
         ("socket", 3),
     ],
+    directory: false,
     limits: &[("Max core file size", 0), ("Max msgqueue size", 0), ("Max open files", 4096)],
 };
 
@@ -86,6 +92,7 @@ pub const CORE: Expectation = Expectation {
         // The device's vhost-user socket, and both ends of the channel on which it may say that its configuration changed.
         ("socket", 3),
     ],
+    directory: false,
     limits: &[
         ("Max core file size", 0),
         ("Max msgqueue size", 0),
@@ -115,6 +122,7 @@ pub const DEVICE_BLK: Expectation = Expectation {
         // The vhost-user socket, and the channel on which it says that its configuration changed.
         ("socket", 2),
     ],
+    directory: false,
     limits: &[
         ("Max core file size", 0),
         ("Max msgqueue size", 0),
@@ -165,6 +173,21 @@ pub const DEVICE_PMEM: Expectation = Expectation {
         ("socket", 1),
     ],
     ..DEVICE_RNG
+};
+
+/// `device-fs`, with one request queue.
+pub const DEVICE_FS: Expectation = Expectation {
+    threads: &["device-fs", "device-fs", "device-fs"],
+    others: &[
+        ("/memfd:inflight (deleted)", 2),
+        // Its root.
+        ("/", 1),
+        ("anon_inode:[eventfd]", 2),
+        ("socket", 1),
+    ],
+    directory: true,
+    limits: &[("Max open files", 4736), ("Max processes", 0)],
+    ..DEVICE_BLK
 };
 
 /// `device-rng`.

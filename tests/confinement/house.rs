@@ -23,7 +23,7 @@ pub const ORDINARY: u32 = 65534;
 /// KVM's device number: the misc major and `KVM_MINOR`.
 const KVM: (u64, u64) = (10, 232);
 
-const PROGRAMS: [&str; 8] = [
+const PROGRAMS: [&str; 9] = [
     "vmm",
     "vmm-core",
     "device-blk",
@@ -32,6 +32,7 @@ const PROGRAMS: [&str; 8] = [
     "device-console",
     "device-pmem",
     "device-balloon",
+    "device-fs",
 ];
 
 /// One machine at a time, so that whatever runs is of this machine.

@@ -13,11 +13,11 @@ use system_tests::{Result, Running, within};
 
 use crate::driver::DONE;
 use crate::expectations::{
-    CORE, DEVICE_BALLOON, DEVICE_BLK, DEVICE_CONSOLE, DEVICE_NET, DEVICE_PMEM, DEVICE_RNG, Expectation, IDS,
-    KERNEL_THREAD, LAUNCHER, MOUNT, NAMESPACES, UMASK,
+    CORE, DEVICE_BALLOON, DEVICE_BLK, DEVICE_CONSOLE, DEVICE_FS, DEVICE_NET, DEVICE_PMEM, DEVICE_RNG,
+    DIRECTORY_MOUNT, Expectation, IDS, KERNEL_THREAD, LAUNCHER, MOUNT, NAMESPACES, UMASK,
 };
 use crate::guest::Guest;
-use crate::house::{House, Who};
+use crate::house::{House, ORDINARY, Who};
 use crate::moments::{Step, Victim, confinement, program_among};
 
 /// What is compared: what it is, what was found, what was wanted.
@@ -116,6 +116,13 @@ fn the_process_of_persistent_memory_is_confined_as_written_and_the_core_has_a_ma
         house.check_left()?;
     }
     Ok(())
+}
+
+#[test]
+fn the_process_of_a_directory_is_confined_as_written() -> Result<()> {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::os::unix::fs::chown(folder.path(), Some(ORDINARY), Some(ORDINARY)).ok();
+    compare_beside(&format!("fs,path={},tag=t", folder.path().display()), "device-fs", &DEVICE_FS)
 }
 
 /// The process of a second device, which its guest does not drive.
@@ -245,7 +252,14 @@ fn compare_for_root(all: &mut Comparison, posture: &Posture, expected: &Expectat
     all.same("namespaces", different.as_slice(), if expected.apart { &NAMESPACES } else { &[] });
     if expected.apart {
         let mounts = posture.mounts.iter().flatten().map(|mount| mount.trim_end_matches(",relatime"));
-        all.same("mounts", mounts.collect(), vec![MOUNT]);
+        let mounts: Vec<&str> = mounts.collect();
+        if expected.directory {
+            let words: Vec<&str> = mounts.iter().flat_map(|mount| mount.split([' ', ','])).collect();
+            let missing: Vec<_> = DIRECTORY_MOUNT.iter().filter(|word| !words.contains(word)).collect();
+            all.same("mounts, and missing options", (mounts.len(), missing), (1, Vec::new()));
+        } else {
+            all.same("mounts", mounts, vec![MOUNT]);
+        }
         all.same("root entries", posture.root_entries, Some(0));
         all.same("environment", posture.environment, Some(0));
     }

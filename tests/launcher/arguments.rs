@@ -74,6 +74,23 @@ fn options_that_contradict_each_other() -> Result<()> {
 }
 
 #[test]
+fn a_directory_has_a_tag_of_its_own() -> Result<()> {
+    let long = format!(",path=/,tag={}", "x".repeat(37));
+    for (options, says_what) in [
+        (",path=/", "tag=NAME"),
+        (",tag=t", "path=DIRECTORY"),
+        (long.as_str(), "1 to 36 bytes"),
+        (",path=/,tag=t,queues=64", "1 to 63"),
+        (",path=/,tag=t,ro=on", "unknown option"),
+    ] {
+        says(&refused(USAGE, &[KERNEL, &format!("--device=fs{options}")])?, &["fs0", says_what]);
+    }
+    let twice = [KERNEL, "--device=fs,path=/,tag=t", "--device=fs,path=/,tag=t"];
+    says(&refused(USAGE, &twice)?, &["fs1", "fs0's already"]);
+    Ok(())
+}
+
+#[test]
 fn a_console_is_said_to_be_in_one_place() -> Result<()> {
     for (options, says_what) in [
         ("", "say where it is, once"),

@@ -41,6 +41,19 @@ fn a_kernel_or_a_disk_that_is_a_folder() -> Result<()> {
 }
 
 #[test]
+fn a_directory_that_is_none() -> Result<()> {
+    let text = file(b"text")?;
+    let kernel = kernel(text.path());
+    for (path, parts) in [
+        (text.path().display().to_string(), ["a regular file", "no directory"]),
+        ("/nowhere/at/all".to_owned(), ["/nowhere/at/all", "No such file"]),
+    ] {
+        says(&refused(RESOURCE, &[kernel.clone(), format!("--device=fs,path={path},tag=t")])?, &parts);
+    }
+    Ok(())
+}
+
+#[test]
 fn a_console_where_none_can_be() -> Result<()> {
     let text = file(b"text")?;
     let kernel = kernel(text.path());

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 /// The names of the product's programs.
-const PROGRAMS: [&str; 8] = [
+const PROGRAMS: [&str; 9] = [
     "vmm",
     "vmm-core",
     "device-blk",
@@ -15,6 +15,7 @@ const PROGRAMS: [&str; 8] = [
     "device-console",
     "device-pmem",
     "device-balloon",
+    "device-fs",
 ];
 
 /// A live process.

@@ -42,5 +42,5 @@ pub use file_io::{Durability, read_at, write_at};
 pub use keep::{Keeper, Kept};
 pub use log::line as log_line;
 pub use memory::{GiveBackError, GuestPages};
-pub use program::{Capabilities, DeviceProgram, run};
+pub use program::{Capabilities, DeviceProgram, OpenDirectory, run};
 pub use ring::Room;

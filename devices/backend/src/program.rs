@@ -5,9 +5,12 @@
 //! specification's conventions for back-end programs: [`stand_alone`].
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::ExitCode;
 
 use lexopt::{Arg, Parser, ValueExt};
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 use protocol::{DeviceOptions, Rate, Rates};
 use sandbox_policies::Requirement;
 
@@ -21,6 +24,29 @@ pub struct Capabilities {
     pub kind: &'static str,
     /// The specification's names of the options that are understood.
     pub features: &'static [&'static str],
+}
+
+/// A directory that is to be the root of the confined process.
+#[derive(Debug)]
+pub struct OpenDirectory {
+    pub(crate) descriptor: OwnedFd,
+    pub(crate) readonly: bool,
+}
+
+impl OpenDirectory {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// [`Error::Resource`]: it is none, or not for this user.
+    pub fn open(path: &Path, readonly: bool) -> Result<Self, Error> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        match nix::fcntl::open(path, flags, Mode::empty()) {
+            Ok(descriptor) => Ok(Self { descriptor, readonly }),
+            Err(errno) => {
+                Err(Error::Resource(format!("cannot use the directory {}: {}", path.display(), errno.desc())))
+            }
+        }
+    }
 }
 
 /// A device program: a policy, a device, and how its resource is named and opened by hand.
@@ -42,7 +68,15 @@ pub trait DeviceProgram {
     /// A value that is missing or malformed.
     fn argument(arguments: &mut Self::Arguments, name: &str, parser: &mut Parser) -> Result<bool, Error>;
 
-    /// Opens the resource: the only place in a device program where a path becomes a descriptor.
+    /// Opens the directory that is to be the program's root, for one that does not have an empty one.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] or [`Error::Resource`].
+    fn directory(_arguments: &Self::Arguments) -> Result<Option<OpenDirectory>, Error> {
+        Ok(None)
+    }
+
+    /// Opens the resource: with `directory` the only place in a device program where a path becomes a descriptor.
     ///
     /// # Errors
     /// [`Error::Usage`] or [`Error::Resource`].

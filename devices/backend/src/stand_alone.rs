@@ -21,10 +21,11 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::pipe2;
 use protocol::{Channel, DeviceSetup, FromDevice, Phase, ToDevice, Violation};
+use sandbox_policies::Directory;
 use sandbox_policies::spawn::{Child, Ended, Identity, Plan, spawn};
 
 use crate::memory::Unsealed;
-use crate::program::Options;
+use crate::program::{OpenDirectory, Options};
 use crate::{DeviceProgram, Error, log, process};
 
 /// Longest part of a log line that is passed on, in bytes.
@@ -50,6 +51,7 @@ pub(crate) fn run<P: DeviceProgram>(
         FrontEnd::Listen(_) => None,
     };
     let rates = options.limits.rates()?;
+    let directory = P::directory(&arguments)?;
     let (device, resource) = P::open(arguments)?;
     // From here on a signal waits until it is looked for, so that no socket file is left behind.
     let signals = signals()?;
@@ -60,7 +62,7 @@ pub(crate) fn run<P: DeviceProgram>(
     let Some(socket) = socket else { return Ok(ended_by(&signals)) };
     let (control, theirs) = Channel::pair()?;
     let (log, log_writer) = pipe2(OFlag::O_CLOEXEC).map_err(Error::system("make a pipe"))?;
-    let child = spawn_self::<P>(&options, &theirs.into(), &log_writer)?;
+    let child = spawn_self::<P>(&options, &theirs.into(), &log_writer, directory.as_ref())?;
     drop(log_writer);
     let setup = DeviceSetup {
         name: P::PROGRAM.name().to_owned(),
@@ -70,7 +72,7 @@ pub(crate) fn run<P: DeviceProgram>(
         rates,
     };
     control.send(&ToDevice::Setup(setup), &[socket.as_fd(), resource.as_fd()])?;
-    drop((socket, resource));
+    drop((socket, resource, directory));
     control.set_nonblocking(true)?;
     let report = sandbox_policies::confine_stand_alone(P::PROGRAM, options.requirement)?;
     for lacking in child.lacking().iter().chain(&report.lacking) {
@@ -133,7 +135,12 @@ fn accept(listener: &UnixListener, signals: &SignalFd) -> Result<Option<OwnedFd>
     Ok(Some(stream.into()))
 }
 
-fn spawn_self<P: DeviceProgram>(options: &Options, control: &OwnedFd, log: &OwnedFd) -> Result<Child, Error> {
+fn spawn_self<P: DeviceProgram>(
+    options: &Options,
+    control: &OwnedFd,
+    log: &OwnedFd,
+    directory: Option<&OpenDirectory>,
+) -> Result<Child, Error> {
     let open = |path: &str, flags| {
         let path = CString::new(path).map_err(|_| Error::Usage("a path with a zero byte".to_owned()))?;
         nix::fcntl::open(path.as_c_str(), flags | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
@@ -159,7 +166,7 @@ fn spawn_self<P: DeviceProgram>(options: &Options, control: &OwnedFd, log: &Owne
         null: null.as_fd(),
         identity: Identity::for_child(0),
         requirement: options.requirement,
-        directory: None,
+        directory: directory.map(|it| Directory { descriptor: it.descriptor.as_fd(), readonly: it.readonly }),
         group: None,
     };
     Ok(spawn(&plan)?)

@@ -2,6 +2,7 @@
 
 use super::balloon::BalloonOptions;
 use super::console::{self, ConsoleOptions};
+use super::fs::{self, FsOptions};
 use super::net::{self, NetOptions};
 use super::pmem::PmemOptions;
 use super::rates::Rates;
@@ -76,6 +77,8 @@ pub enum DeviceOptions {
     Pmem(PmemOptions),
     /// virtio-balloon. Since minor version 4.
     Balloon(BalloonOptions),
+    /// virtio-fs. Since minor version 4.
+    Fs(FsOptions),
 }
 
 /// A disk.
@@ -104,6 +107,7 @@ enum Wire {
     Console(console::Wire),
     Pmem(PmemOptions),
     Balloon(BalloonOptions),
+    Fs(fs::Wire),
 }
 
 impl BlkOptions {
@@ -126,6 +130,7 @@ impl DeviceSetup {
             DeviceOptions::Console(console) => console.check(),
             DeviceOptions::Pmem(pmem) => pmem.check(),
             DeviceOptions::Balloon(balloon) => balloon.check(),
+            DeviceOptions::Fs(fs) => fs.check(),
         }
     }
 
@@ -156,6 +161,9 @@ impl DeviceSetup {
                 let wire = Wire::Balloon(balloon.clone());
                 fields::encode("Setup", &(&self.name, wire), &own(Fields::default())?)
             }
+            DeviceOptions::Fs(fs) => {
+                fields::encode("Setup", &(&self.name, Wire::Fs(fs.wire())), &own(Fields::default())?)
+            }
         }
     }
 
@@ -174,6 +182,7 @@ impl DeviceSetup {
             Wire::Console(console) => DeviceOptions::Console(ConsoleOptions::from_wire(&console)),
             Wire::Pmem(pmem) => DeviceOptions::Pmem(pmem),
             Wire::Balloon(balloon) => DeviceOptions::Balloon(balloon),
+            Wire::Fs(fs) => DeviceOptions::Fs(FsOptions::from_wire(fs)),
         };
         Ok(Self { name, options, blamed, keep, rates })
     }

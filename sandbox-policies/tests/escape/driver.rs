@@ -9,14 +9,14 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
 use nix::unistd::{ftruncate, pipe2, read};
 use sandbox_policies::spawn::{Child, Ended, Identity, Plan, spawn};
-use sandbox_policies::{Program, Requirement, Stage};
+use sandbox_policies::{Directory, Program, Requirement, Root, Stage};
 
 use crate::Count;
 use crate::attempts::{self, Attempt, Hand};
 use crate::probe::{self, word};
 
 /// The confinements that attempts are made in.
-const CONFINEMENTS: [(Program, Stage); 22] = [
+const CONFINEMENTS: [(Program, Stage); 25] = [
     (Program::Launcher, Stage::Serve),
     (Program::Core, Stage::Setup),
     (Program::DeviceBlk, Stage::Setup),
@@ -25,6 +25,7 @@ const CONFINEMENTS: [(Program, Stage); 22] = [
     (Program::DeviceConsole, Stage::Setup),
     (Program::DevicePmem, Stage::Setup),
     (Program::DeviceBalloon, Stage::Setup),
+    (Program::DeviceFs, Stage::Setup),
     (Program::Core, Stage::Control),
     (Program::Core, Stage::Vcpu),
     (Program::DeviceBlk, Stage::Serve),
@@ -39,6 +40,8 @@ const CONFINEMENTS: [(Program, Stage); 22] = [
     (Program::DevicePmem, Stage::StandAlone),
     (Program::DeviceBalloon, Stage::Serve),
     (Program::DeviceBalloon, Stage::StandAlone),
+    (Program::DeviceFs, Stage::Serve),
+    (Program::DeviceFs, Stage::StandAlone),
 ];
 
 /// `SIGSYS`, which ends a process whose system call was refused.
@@ -46,6 +49,9 @@ const SIGSYS: i32 = 31;
 
 /// The attempt that a filter refuses because of where it enters the kernel: nobody tells of that.
 const OTHER_ENTRY: &str = "32-bit call, int 0x80";
+
+/// The attempt that does to `/` what device-fs does to files: there `/` is the directory that it serves.
+const SERVED: &str = "utimensat";
 
 /// Bytes of a refused call as it is told: its number and six arguments.
 const CALL: usize = 4 + 6 * 8;
@@ -65,6 +71,8 @@ pub struct Probe {
     pub identity: Identity,
     /// The driver's end of its log.
     pub log: OwnedFd,
+    /// What it has as its root, if that is not empty.
+    _folder: Option<tempfile::TempDir>,
 }
 
 impl Probe {
@@ -84,6 +92,10 @@ impl Probe {
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
                 .map_err(text("socketpair"))?;
         let identity = Identity::for_child(1);
+        let folder = (program.root() != Root::Empty).then(tempfile::tempdir).transpose();
+        let folder = folder.map_err(|error| error.to_string())?;
+        let root = folder.as_ref().map(|folder| File::open(folder.path())).transpose();
+        let root = root.map_err(|error| error.to_string())?;
         let child = spawn(&Plan {
             program: executable.as_fd(),
             name: probe::NAME,
@@ -93,7 +105,7 @@ impl Probe {
             null: null.as_fd(),
             identity,
             requirement,
-            directory: None,
+            directory: root.as_ref().map(|root| Directory { descriptor: root.as_fd(), readonly: false }),
             group: None,
         })
         .map_err(|error| error.to_string())?;
@@ -114,7 +126,7 @@ impl Probe {
             None,
         )
         .ok();
-        Ok(Self { child, control, identity, log })
+        Ok(Self { child, control, identity, log, _folder: folder })
     }
 
     /// The next packet; empty when the probe has ended.
@@ -174,6 +186,13 @@ fn judge(program: Program, stage: Stage, index: usize) -> Result<String, String>
         (Some((&word::REFUSED, number)), Ended::Exited(0)) => {
             let number = number.try_into().map(i32::from_le_bytes).unwrap_or(0);
             Ok(format!("{:?}", nix::errno::Errno::from_raw(number)))
+        }
+        (Some((&word::ESCAPED, _)), Ended::Exited(0))
+            if program == Program::DeviceFs
+                && stage != Stage::StandAlone
+                && attempts::all().nth(index).is_some_and(|attempt| attempt.name == SERVED) =>
+        {
+            Ok("its own".to_owned())
         }
         (Some((&word::ESCAPED, _)), _) => Err("it got through".to_owned()),
         (answer, ended) => Err(format!("answer {answer:?}, ended {ended:?}")),

@@ -36,8 +36,11 @@ pub const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user",
 /// The only mount.
 pub const MOUNT: &str = "/ tmpfs ro,nosuid,nodev,noexec";
 
+/// What the only mount of a program is that has a directory as its root, whatever that is on: these at least.
+pub const DIRECTORY_MOUNT: [&str; 3] = ["nosuid", "nodev", "noexec"];
+
 /// One for each spawned program.
-pub const EXPECTATIONS: [Expectation; 7] = [
+pub const EXPECTATIONS: [Expectation; 8] = [
     Expectation { program: Program::Core, stage: Stage::Control, threads: 2, open_files: 8192 },
     Expectation { program: Program::DeviceBlk, stage: Stage::Serve, threads: 1, open_files: 640 },
     Expectation { program: Program::DeviceRng, stage: Stage::Serve, threads: 1, open_files: 384 },
@@ -45,6 +48,7 @@ pub const EXPECTATIONS: [Expectation; 7] = [
     Expectation { program: Program::DeviceConsole, stage: Stage::Serve, threads: 1, open_files: 384 },
     Expectation { program: Program::DevicePmem, stage: Stage::Serve, threads: 1, open_files: 384 },
     Expectation { program: Program::DeviceBalloon, stage: Stage::Serve, threads: 1, open_files: 384 },
+    Expectation { program: Program::DeviceFs, stage: Stage::Serve, threads: 1, open_files: 4736 },
 ];
 
 /// The descriptors at the hand-over, and the memory that the driver hands to each probe.

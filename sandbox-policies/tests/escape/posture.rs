@@ -2,13 +2,13 @@
 
 use std::fmt::Debug;
 
-use sandbox_policies::Requirement;
 use sandbox_policies::posture::{self, Posture};
+use sandbox_policies::{Requirement, Root};
 
 use crate::Count;
 use crate::driver::Probe;
 use crate::expectations::{
-    EXPECTATIONS, Expectation, FILTERS, LIMITS, MOUNT, NAMESPACES, descriptors, signals,
+    DIRECTORY_MOUNT, EXPECTATIONS, Expectation, FILTERS, LIMITS, MOUNT, NAMESPACES, descriptors, signals,
 };
 use crate::probe::POSE;
 
@@ -52,19 +52,19 @@ fn compare(posture: &Posture, expectation: &Expectation, probe: &Probe) -> Vec<C
         let limit = Some((Some(limit), Some(limit)));
         all.push((format!("limit {name}"), same(&posture.limits.get(name).copied(), &limit)));
     }
-    all.extend(readable_by_root(posture));
+    all.extend(readable_by_root(posture, expectation.program.root()));
     all
 }
 
 /// What a process that is not dumpable shows to root alone: nobody else may read it. Its mounts and its root
 /// are shown to the user who made its user namespace, too.
-fn readable_by_root(posture: &Posture) -> Vec<Comparison> {
+fn readable_by_root(posture: &Posture, kind: Root) -> Vec<Comparison> {
     let root = nix::unistd::geteuid().is_root();
     let namespaces = posture
         .namespaces
         .as_ref()
         .map(|kinds| kinds.iter().filter(|(_, own)| **own).map(|(kind, _)| kind.clone()).collect::<Vec<_>>());
-    let mounts = posture.mounts.as_ref().map(|mounts| mounts.iter().map(|it| options_of(it)).collect());
+    let mounts = posture.mounts.as_ref().map(|mounts| mounts.iter().map(|it| options_of(it, kind)).collect());
     [
         ("namespaces", same(&namespaces, &root.then(|| NAMESPACES.map(str::to_owned).to_vec()))),
         ("descriptors", same(&posture.descriptors, &root.then(descriptors))),
@@ -77,7 +77,14 @@ fn readable_by_root(posture: &Posture) -> Vec<Comparison> {
 }
 
 /// A mount without the options that say nothing of rights, such as `relatime`.
-fn options_of(mount: &str) -> String {
+fn options_of(mount: &str, kind: Root) -> String {
+    let words: Vec<&str> = mount.split([' ', ',']).collect();
+    if kind != Root::Empty
+        && words.first() == Some(&"/")
+        && DIRECTORY_MOUNT.iter().all(|it| words.contains(it))
+    {
+        return MOUNT.to_owned();
+    }
     mount.trim_end_matches(",relatime").to_owned()
 }
 

@@ -42,6 +42,7 @@ pub fn run(who: &str) -> Result<Count, String> {
         (Program::DeviceConsole, Stage::Serve),
         (Program::DevicePmem, Stage::Serve),
         (Program::DeviceBalloon, Stage::Serve),
+        (Program::DeviceFs, Stage::Serve),
     ] {
         count.add(&format!("{who} panic in {} {}", program.name(), stage.key()), panics(program, stage));
     }

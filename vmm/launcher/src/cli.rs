@@ -61,6 +61,10 @@ Devices:
       free-page-reporting=on|off (off)                queue-size=N (256)
       on-failure=restart|fail|stop (restart)          give-up=fail|stop (stop)
       spare=on|off (off)
+  fs,path=DIRECTORY,tag=NAME                          a virtio-fs, served by device-fs: mount -t virtiofs NAME …
+      readonly=on|off (off)   queues=N (1)            queue-size=N (256)
+      on-failure=restart|fail|stop (restart)          give-up=fail|stop (stop)
+      spare=on|off (off)
   TYPE,socket=PATH   any virtio device, served by the vhost-user back end that listens there
       queues=N                queue-size=N (256)
       on-failure=restart|fail|stop (restart: connect again as soon as somebody listens again)

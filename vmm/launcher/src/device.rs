@@ -1,11 +1,12 @@
 //! What a device's words mean: the typed device behind a [`DeviceOption`].
 //!
 //! Two kinds exist: those that a program of ours serves (`blk` with `path=`, `net` with `tap=` or `fd=`, `rng`,
-//! `console`, `pmem`, `balloon`), and those of every virtio type that somebody else's vhost-user back end serves (`socket=`). An option that the kind does not know is an
+//! `console`, `pmem`, `balloon`, `fs` with `path=`), and those of every virtio type that somebody else's vhost-user back end serves (`socket=`). An option that the kind does not know is an
 //! error that names the nearest; nothing is guessed from the contents of a file.
 
 mod balloon;
 pub mod console;
+mod fs;
 mod net;
 pub mod pmem;
 mod rates;
@@ -21,6 +22,7 @@ use crate::error::Error;
 use crate::nearest;
 
 use console::Console;
+pub use fs::Fs;
 pub use net::{Interface, Net};
 pub use pmem::Pmem;
 
@@ -98,6 +100,13 @@ pub enum GiveUp {
 }
 
 impl Device {
+    fn tag(&self) -> Option<&str> {
+        match &self.back_end {
+            BackEnd::Fs(fs) => Some(&fs.options.tag),
+            _ => None,
+        }
+    }
+
     /// Whether it has the terminal on standard input.
     pub fn is_on_stdio(&self) -> bool {
         matches!(&self.back_end, BackEnd::Console(console) if console.place == console::Place::Stdio)
@@ -119,6 +128,8 @@ pub enum BackEnd {
     Pmem(Pmem),
     /// `device-balloon`.
     Balloon(BalloonOptions),
+    /// `device-fs`.
+    Fs(Fs),
     /// Whoever listens there.
     Socket(PathBuf),
 }
@@ -133,6 +144,7 @@ impl BackEnd {
             BackEnd::Console(_) => Some(Program::DeviceConsole),
             BackEnd::Pmem(_) => Some(Program::DevicePmem),
             BackEnd::Balloon(_) => Some(Program::DeviceBalloon),
+            BackEnd::Fs(_) => Some(Program::DeviceFs),
             BackEnd::Socket(_) => None,
         }
     }
@@ -157,9 +169,23 @@ pub fn devices(words: &[DeviceOption]) -> Result<Vec<Device>, Error> {
     let mut devices: Vec<Device> = Vec::new();
     for (slot, word) in (1u8..).zip(words) {
         let of_its_kind = words.iter().take(devices.len()).filter(|other| other.kind == word.kind).count();
-        devices.push(device(word, slot, format!("{}{of_its_kind}", word.kind))?);
+        let device = device(word, slot, format!("{}{of_its_kind}", word.kind))?;
+        one_tag_each(&devices, &device)?;
+        devices.push(device);
     }
     Ok(devices)
+}
+
+/// A guest that is shown a tag twice mounts one of the two.
+fn one_tag_each(others: &[Device], device: &Device) -> Result<(), Error> {
+    let Some(tag) = device.tag() else { return Ok(()) };
+    match others.iter().find(|other| other.tag() == Some(tag)) {
+        None => Ok(()),
+        Some(other) => {
+            let text = format!("tag={tag} is {}'s already; give each directory its own", other.name);
+            Err(Error::Device { name: device.name.clone(), text })
+        }
+    }
 }
 
 fn device(word: &DeviceOption, slot: u8, name: String) -> Result<Device, Error> {
@@ -186,6 +212,7 @@ fn device(word: &DeviceOption, slot: u8, name: String) -> Result<Device, Error> 
         (None, "rng") => BackEnd::Rng(options.rng(queues)?),
         (None, "console") => BackEnd::Console(options.console(queues)?),
         (None, "balloon") => BackEnd::Balloon(options.balloon(queues)?),
+        (None, "fs") => BackEnd::Fs(options.fs(queues)?),
         (None, kind) => {
             let text =
                 format!("no program of vmm serves it: name a vhost-user back end with {kind},socket=PATH");
@@ -199,12 +226,13 @@ fn device(word: &DeviceOption, slot: u8, name: String) -> Result<Device, Error> 
     let rates = if limited { options.rates()? } else { Rates::default() };
     let patience = if back_end.program().is_none() { options.patience(on_failure)? } else { None };
     options.nothing_else()?;
-    let queues = match back_end {
+    let queues = match &back_end {
         BackEnd::Blk(_) | BackEnd::Rng(_) => queues.unwrap_or(1),
         BackEnd::Net(_) => net::QUEUES,
         BackEnd::Console(_) => console::QUEUES,
         BackEnd::Pmem(_) => pmem::QUEUES,
         BackEnd::Balloon(_) => balloon::QUEUES,
+        BackEnd::Fs(fs) => fs.queues(),
         BackEnd::Socket(_) => queues.unwrap_or(0),
     };
     let virtio_type = *virtio_type;

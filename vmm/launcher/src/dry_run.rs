@@ -50,6 +50,7 @@ pub fn plan(machine: &Machine, inputs: &Inputs) -> String {
                 BackEnd::Console(_) => "console",
                 BackEnd::Pmem(_) => "file, for reading",
                 BackEnd::Balloon(_) => "nothing",
+                BackEnd::Fs(_) => "nothing, for its root is its directory",
                 BackEnd::Blk(_) | BackEnd::Socket(_) => "disk",
             };
             add(granted(&device.name, &["vhost-user socket".to_owned(), resource.to_owned()]));
@@ -89,6 +90,10 @@ fn opened(machine: &Machine, inputs: &Inputs) -> Vec<String> {
             (BackEnd::Pmem(pmem), resource) => opened_memory(device, pmem, resource),
             (BackEnd::Balloon(_), _) => {
                 format!("open   /dev/null, since there is nothing else: {}", device.name)
+            }
+            (BackEnd::Fs(fs), _) => {
+                let how = if fs.options.readonly { "reading" } else { "reading and writing" };
+                format!("open   {} for {how} what is in it: {}", fs.path.display(), device.name)
             }
             (BackEnd::Socket(path), _) => {
                 format!("connect to {}: {}, back end of somebody else", path.display(), device.name)

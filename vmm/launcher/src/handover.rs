@@ -168,6 +168,7 @@ fn device_processes<'a>(
     let devices = machine.devices.iter().zip(&inputs.resources).zip(groups);
     for (((device, resource), group), index) in devices.zip(1u32..) {
         let Some(program) = device.back_end.program() else { continue };
+        let directory = resource.directory();
         let Some((options, resource)) = resource.for_program(&device.back_end) else { continue };
         let executable = programs::among(&inputs.device_programs, program);
         let executable = executable.ok_or_else(|| nothing_serves(device))?;
@@ -177,7 +178,7 @@ fn device_processes<'a>(
             identity: Identity::for_child(index),
             requirement: requirement(machine),
             null: inputs.null.as_fd(),
-            directory: None,
+            directory,
             group: group.as_ref().map(AsFd::as_fd),
         };
         processes.push(DeviceProcess { spawning, options, rates: device.rates, resource });
@@ -200,7 +201,8 @@ fn socket(device: &Device) -> Option<(u8, &Path)> {
         | BackEnd::Rng(_)
         | BackEnd::Console(_)
         | BackEnd::Pmem(_)
-        | BackEnd::Balloon(_) => None,
+        | BackEnd::Balloon(_)
+        | BackEnd::Fs(_) => None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use protocol::{DeviceOptions, PmemOptions, memory_layout};
-use sandbox_policies::Program;
+use sandbox_policies::{Directory, Program};
 
 use crate::config::Console;
 use crate::control_socket::ControlSocket;
@@ -68,6 +68,8 @@ pub enum Resource {
     Pmem(OpenPmem),
     /// For one that has none, and a place for it in its hand-over.
     Nothing(OwnedFd),
+    /// For one too: its root, whether it can be changed, and what it is handed instead: nothing.
+    Directory(OwnedFd, bool, OwnedFd),
     /// A connected back end of somebody else.
     Connected(OwnedFd),
     /// One that was only looked at.
@@ -91,6 +93,9 @@ impl Resource {
             (Resource::Pmem(open), BackEnd::Pmem(_)) => {
                 Some((DeviceOptions::Pmem(open.options), open.flushed.as_fd()))
             }
+            (Resource::Directory(_, _, nothing), BackEnd::Fs(fs)) => {
+                Some((DeviceOptions::Fs(fs.options.clone()), nothing.as_fd()))
+            }
             (Resource::Nothing(null), BackEnd::Balloon(options)) => {
                 Some((DeviceOptions::Balloon(options.clone()), null.as_fd()))
             }
@@ -102,6 +107,16 @@ impl Resource {
     pub fn for_core(&self) -> Option<(PmemOptions, BorrowedFd<'_>)> {
         match self {
             Resource::Pmem(open) => Some((open.options, open.memory.as_fd())),
+            _ => None,
+        }
+    }
+
+    /// What the root of its program is, if not empty.
+    pub fn directory(&self) -> Option<Directory<'_>> {
+        match self {
+            Resource::Directory(fd, readonly, _) => {
+                Some(Directory { descriptor: fd.as_fd(), readonly: *readonly })
+            }
             _ => None,
         }
     }
@@ -156,6 +171,9 @@ fn resources(devices: &[Device], purpose: Purpose) -> Result<Vec<Resource>, Erro
             (BackEnd::Blk(blk), _) => Resource::Disk(open::disk(blk)?),
             (BackEnd::Net(net), _) => Resource::Network(network::open(net, purpose)?),
             (BackEnd::Rng(path), _) => Resource::Generator(open::generator(path)?),
+            (BackEnd::Fs(fs), _) => {
+                Resource::Directory(open::directory(&fs.path)?, fs.options.readonly, open::null()?)
+            }
             (BackEnd::Console(console), Purpose::Run) => Resource::Console(opened_console(device, console)?),
             (BackEnd::Console(_), Purpose::DryRun) => Resource::Looked,
             (BackEnd::Pmem(pmem), _) => Resource::Pmem(open::persistent_memory(pmem)?),
@@ -209,7 +227,7 @@ enum Identity<'a> {
 }
 
 impl<'a> Claim<'a> {
-    /// None for what any number of devices may use, a generator, and where there is nothing.
+    /// None for what any number of devices may use, a generator, and where there is nothing, a directory.
     fn new(device: &'a Device) -> Result<Option<Claim<'a>>, Error> {
         let file = |path: &Path, (device, inode)| (format!("{path:?}"), Identity::File(device, inode));
         let ((what, identity), shared) = match &device.back_end {
@@ -227,7 +245,8 @@ impl<'a> Claim<'a> {
                 };
                 ((what, Identity::Interface(&net.interface)), false)
             }
-            BackEnd::Rng(_) | BackEnd::Balloon(_) => return Ok(None),
+            // A directory is whoever's as well that reads and writes its files.
+            BackEnd::Rng(_) | BackEnd::Balloon(_) | BackEnd::Fs(_) => return Ok(None),
             BackEnd::Console(console) => return Ok(Claim::of_console(device, console)),
         };
         Ok(Some(Claim { device: &device.name, what, identity, shared }))

@@ -192,6 +192,19 @@ pub fn disk_flags(direct: bool, exclusive: bool) -> OFlag {
     flags
 }
 
+/// A directory to be a program's root: to be walked, and no more, so that it can be one that its user may not list.
+pub fn directory(path: &Path) -> Result<OwnedFd, Error> {
+    let what = "open directory";
+    let metadata = std::fs::metadata(path).map_err(|error| wrong(what, path, &error, Code::Resource))?;
+    if !metadata.is_dir() {
+        let text = format!("it is {}, and no directory", name_of(metadata.file_type()));
+        return Err(refuse(what, path, &text, Code::Resource));
+    }
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path);
+    file.map(OwnedFd::from).map_err(|error| wrong(what, path, &error, Code::Resource))
+}
+
 /// A generator of the host, for reading. Any number of devices may share it.
 pub fn generator(path: &Path) -> Result<OwnedFd, Error> {
     let what = "read entropy from";

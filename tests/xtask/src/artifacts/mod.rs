@@ -20,8 +20,16 @@ use packages::{Package, Store};
 /// The package whose dependency is the kernel to boot.
 const KERNEL: &str = "linux-image-cloud-amd64";
 /// What the guest needs to see its devices; ext4, /dev/hwrng, the serial port and ACPI are built into the kernel.
-pub const GUEST_MODULES: [&str; 7] =
-    ["virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng", "virtio_pmem", "nd_pmem"];
+pub const GUEST_MODULES: [&str; 8] = [
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_net",
+    "virtio_console",
+    "virtio_rng",
+    "virtio_pmem",
+    "nd_pmem",
+    "virtiofs",
+];
 /// What the nested rig's outer guest needs: its channels to the host, KVM, and taps.
 pub const OUTER_MODULES: [&str; 4] = ["virtio_pci", "virtio_console", "kvm_amd", "tun"];
 

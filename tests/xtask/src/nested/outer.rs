@@ -12,7 +12,7 @@ use crate::host;
 use crate::workspace::Workspace;
 
 /// The product's programs.
-const PROGRAMS: [&str; 8] = [
+const PROGRAMS: [&str; 9] = [
     "vmm",
     "vmm-core",
     "device-blk",
@@ -21,6 +21,7 @@ const PROGRAMS: [&str; 8] = [
     "device-console",
     "device-pmem",
     "device-balloon",
+    "device-fs",
 ];
 
 /// Writes the initramfs for `job` into `folder`.

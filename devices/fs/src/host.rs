@@ -1,0 +1,320 @@
+//! The directory on the host: each system call on files is made here, on a name in an open directory or on a path from the
+//! root that has no link in it.
+//!
+//! What keeps the guest inside is the process's root, which is that directory; that no link is followed and nothing outside
+//! of the directory walked is said to the kernel a second time with each open (`openat2`). A link is the guest's to follow:
+//! it is told where it leads, and asks for the names on the way itself.
+
+use std::ffi::{CStr, OsString};
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+
+use nix::dir::{Dir, Type};
+use nix::errno::Errno;
+use nix::fcntl::{
+    AtFlags, FallocateFlags, OFlag, OpenHow, RenameFlags, ResolveFlag, fallocate, openat2, readlinkat,
+    renameat2,
+};
+use nix::sys::stat::{FchmodatFlags, Mode, UtimensatFlags, fchmodat, futimens, mkdirat, utimensat};
+use nix::sys::statvfs::{FsFlags, Statvfs, fstatvfs};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{UnlinkatFlags, fsync, ftruncate, getgid, getuid, linkat, symlinkat, unlinkat};
+
+use crate::handles::Entry;
+use crate::request::Time;
+use crate::wire::{Owners, Words};
+
+/// Permissions that the guest may give: no set-user-id or set-group-id, which would be the host user's.
+const PERMISSIONS: u32 = 0o777;
+/// Of a directory the sticky bit as well.
+const DIRECTORY_PERMISSIONS: u32 = 0o1777;
+/// Those that a file is made with; the others follow, the process's umask being what it is.
+const OWNERS: u32 = 0o700;
+
+/// To look at a file and no more.
+pub const LOOK: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW);
+/// To reach what is in a directory.
+pub const WALK: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY);
+/// To read a directory.
+pub const LIST: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY);
+
+/// The directory.
+#[derive(Debug)]
+pub struct Host {
+    root: File,
+    owners: Owners,
+    readonly: bool,
+}
+
+/// Of an error of the standard library's.
+fn errno(error: &io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
+
+/// What is known of an open file.
+///
+/// # Errors
+/// What statx says.
+pub fn look_at(file: &File) -> Result<Metadata, Errno> {
+    file.metadata().map_err(|error| errno(&error))
+}
+
+impl Host {
+    /// The root of this process.
+    ///
+    /// # Errors
+    /// It cannot be opened, or can be written where it should not.
+    pub fn new(readonly: bool) -> Result<Self, String> {
+        let root = File::open("/").map_err(|error| error.to_string())?;
+        let mount = fstatvfs(&root).map_err(|errno| errno.desc().to_owned())?;
+        if readonly && !mount.flags().contains(FsFlags::ST_RDONLY) {
+            return Err("it was to be read-only and is not".to_owned());
+        }
+        let owners = Owners { uid: getuid().as_raw(), gid: getgid().as_raw() };
+        Ok(Self { root, owners, readonly })
+    }
+
+    /// The directory itself.
+    pub fn root(&self) -> &File {
+        &self.root
+    }
+
+    /// Whose files are the guest's.
+    pub fn owners(&self) -> Owners {
+        self.owners
+    }
+
+    /// Opens `path` in `directory`.
+    ///
+    /// # Errors
+    /// What openat2 says: ELOOP for a link.
+    pub fn open(&self, directory: &File, path: &CStr, flags: OFlag) -> Result<File, Errno> {
+        open(directory, path, flags, Mode::empty())
+    }
+
+    /// Opens a regular file that is there to be read and written as `flags` say.
+    ///
+    /// # Errors
+    /// What openat2 says; ENXIO, EACCES for what is no regular file.
+    pub fn open_regular(&self, directory: &File, path: &CStr, flags: u32) -> Result<File, Errno> {
+        let flags = access(flags)?;
+        if self.readonly && flags.intersects(OFlag::O_WRONLY | OFlag::O_RDWR) {
+            return Err(Errno::EROFS);
+        }
+        let file = open(directory, path, flags, Mode::empty())?;
+        if look_at(&file)?.is_file() { Ok(file) } else { Err(Errno::EACCES) }
+    }
+
+    /// Makes a regular file, or opens one that is there unless `flags` have O_EXCL.
+    ///
+    /// # Errors
+    /// What openat2 and fchmodat say.
+    pub fn create(&self, directory: &File, name: &CStr, flags: u32, mode: u32) -> Result<File, Errno> {
+        let made = access(flags)? | OFlag::O_CREAT | OFlag::O_EXCL;
+        match open(directory, name, made, permissions(mode & OWNERS)) {
+            Ok(file) => {
+                if mode & PERMISSIONS & !OWNERS != 0 {
+                    change_mode(directory, name, mode & PERMISSIONS)?;
+                }
+                Ok(file)
+            }
+            Err(Errno::EEXIST) if flags & OFlag::O_EXCL.bits().cast_unsigned() == 0 => {
+                let file = self.open_regular(directory, name, flags)?;
+                if flags & OFlag::O_TRUNC.bits().cast_unsigned() != 0 {
+                    ftruncate(&file, 0)?;
+                }
+                Ok(file)
+            }
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Makes a directory.
+    ///
+    /// # Errors
+    /// What mkdirat and fchmodat say.
+    pub fn make_directory(&self, directory: &File, name: &CStr, mode: u32) -> Result<(), Errno> {
+        mkdirat(directory, name, permissions(mode & OWNERS))?;
+        match mode & DIRECTORY_PERMISSIONS {
+            all if all & !OWNERS != 0 => change_mode(directory, name, all),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives a file or directory other permissions.
+    ///
+    /// # Errors
+    /// What fchmodat says.
+    pub fn set_mode(&self, directory: &File, name: &CStr, file: &Metadata, mode: u32) -> Result<(), Errno> {
+        let possible = if file.is_dir() { DIRECTORY_PERMISSIONS } else { PERMISSIONS };
+        change_mode(directory, name, mode & possible)
+    }
+
+    /// Makes a symbolic link; what it says is the guest's.
+    ///
+    /// # Errors
+    /// What symlinkat says.
+    pub fn make_link(&self, directory: &File, name: &CStr, target: &CStr) -> Result<(), Errno> {
+        symlinkat(target, directory, name)
+    }
+
+    /// What a symbolic link that is open to be looked at says.
+    ///
+    /// # Errors
+    /// What readlinkat says.
+    pub fn read_link(&self, link: &File) -> Result<Vec<u8>, Errno> {
+        readlinkat(link, c"").map(OsString::into_vec)
+    }
+
+    /// Gives a file a second name. It follows no link.
+    ///
+    /// # Errors
+    /// What linkat says.
+    pub fn link(&self, from: (&File, &CStr), to: (&File, &CStr)) -> Result<(), Errno> {
+        linkat(from.0, from.1, to.0, to.1, AtFlags::empty())
+    }
+
+    /// Takes a name away, that of a directory or of anything else.
+    ///
+    /// # Errors
+    /// What unlinkat says.
+    pub fn remove(&self, directory: &File, name: &CStr, is_directory: bool) -> Result<(), Errno> {
+        let flag = if is_directory { UnlinkatFlags::RemoveDir } else { UnlinkatFlags::NoRemoveDir };
+        unlinkat(directory, name, flag)
+    }
+
+    /// Renames.
+    ///
+    /// # Errors
+    /// What renameat2 says; EINVAL for flags beyond RENAME_NOREPLACE and RENAME_EXCHANGE.
+    pub fn rename(&self, from: (&File, &CStr), to: (&File, &CStr), flags: u32) -> Result<(), Errno> {
+        let known = RenameFlags::RENAME_NOREPLACE | RenameFlags::RENAME_EXCHANGE;
+        let flags =
+            RenameFlags::from_bits(flags).filter(|flags| known.contains(*flags)).ok_or(Errno::EINVAL)?;
+        renameat2(from.0, from.1, to.0, to.1, flags)
+    }
+
+    /// Sets the length of a file that is open for writing.
+    ///
+    /// # Errors
+    /// What ftruncate says; EFBIG for what is no length.
+    pub fn set_size(&self, file: &File, size: u64) -> Result<(), Errno> {
+        ftruncate(file, i64::try_from(size).map_err(|_| Errno::EFBIG)?)
+    }
+
+    /// Sets times, of the file with this name, or of one that is open.
+    ///
+    /// # Errors
+    /// What utimensat says.
+    pub fn set_times(
+        &self,
+        of: Result<(&File, &CStr), &File>,
+        times: [Option<Time>; 2],
+    ) -> Result<(), Errno> {
+        let [access, modification] = times.map(|time| match time {
+            None => TimeSpec::UTIME_OMIT,
+            Some(Time::Now) => TimeSpec::UTIME_NOW,
+            Some(Time::At(seconds, part)) => TimeSpec::new(seconds, part.into()),
+        });
+        match of {
+            Ok((directory, name)) => {
+                utimensat(directory, name, &access, &modification, UtimensatFlags::NoFollowSymlink)
+            }
+            Err(file) => futimens(file, &access, &modification),
+        }
+    }
+
+    /// Makes room in a file, or a hole.
+    ///
+    /// # Errors
+    /// What fallocate says; EOPNOTSUPP for what else it could do.
+    pub fn allocate(&self, file: &File, mode: u32, offset: u64, length: u64) -> Result<(), Errno> {
+        let known = FallocateFlags::FALLOC_FL_KEEP_SIZE
+            | FallocateFlags::FALLOC_FL_PUNCH_HOLE
+            | FallocateFlags::FALLOC_FL_ZERO_RANGE;
+        let mode = FallocateFlags::from_bits(mode.cast_signed()).filter(|mode| known.contains(*mode));
+        let number = |value| i64::try_from(value).map_err(|_| Errno::EFBIG);
+        fallocate(file, mode.ok_or(Errno::EOPNOTSUPP)?, number(offset)?, number(length)?)
+    }
+
+    /// Makes what was written to it durable.
+    ///
+    /// # Errors
+    /// What fsync says.
+    pub fn synchronize(&self, file: &File) -> Result<(), Errno> {
+        fsync(file)
+    }
+
+    /// What is in a directory that is open to be read, with `.` and `..`.
+    ///
+    /// # Errors
+    /// What openat2 and getdents64 say.
+    pub fn list(&self, directory: &File) -> Result<Vec<Entry>, Errno> {
+        // One more open file, which stands at the beginning.
+        let fresh: OwnedFd = open(directory, c".", LIST, Mode::empty())?.into();
+        let entries = Dir::from_fd(fresh)?.into_iter().map(|entry| {
+            let entry = entry?;
+            let (inode, name) = (entry.ino(), Box::from(entry.file_name().to_bytes()));
+            Ok(Entry { inode, kind: kind(entry.file_type()), name })
+        });
+        entries.collect()
+    }
+
+    /// `fuse_statfs_out` of the file system that the directory is on.
+    ///
+    /// # Errors
+    /// What fstatfs says.
+    pub fn file_system(&self) -> Result<Vec<u8>, Errno> {
+        let found: Statvfs = fstatvfs(&self.root)?;
+        let short = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+        let (blocks, files) =
+            ([found.blocks(), found.blocks_free(), found.blocks_available()], found.files());
+        let words = Words::default().u64(&blocks).u64(&[files, found.files_free()]);
+        let sizes = [found.block_size(), found.name_max(), found.fragment_size()].map(short);
+        Ok(words.u32(&sizes).u32(&[0; 7]).0)
+    }
+}
+
+fn open(directory: &File, path: &CStr, flags: OFlag, mode: Mode) -> Result<File, Errno> {
+    let resolve = ResolveFlag::RESOLVE_BENEATH
+        | ResolveFlag::RESOLVE_NO_SYMLINKS
+        | ResolveFlag::RESOLVE_NO_MAGICLINKS
+        | ResolveFlag::RESOLVE_NO_XDEV;
+    let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).mode(mode).resolve(resolve);
+    openat2(directory, path, how).map(File::from)
+}
+
+/// How a regular file is opened: as the guest says, where that is for the host to know. O_NONBLOCK is for what turns out to
+/// be a pipe, which would be waited for; a write at the end is one at an offset, which the driver says.
+fn access(flags: u32) -> Result<OFlag, Errno> {
+    let kept = OFlag::O_ACCMODE | OFlag::O_SYNC | OFlag::O_DSYNC;
+    let flags = OFlag::from_bits_truncate(flags.cast_signed()) & kept;
+    if flags & OFlag::O_ACCMODE == OFlag::O_ACCMODE {
+        return Err(Errno::EINVAL);
+    }
+    Ok(flags | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY)
+}
+
+fn permissions(mode: u32) -> Mode {
+    Mode::from_bits_truncate(mode)
+}
+
+fn change_mode(directory: &File, name: &CStr, mode: u32) -> Result<(), Errno> {
+    fchmodat(directory, name, permissions(mode), FchmodatFlags::FollowSymlink)
+}
+
+/// `d_type` of `readdir`.
+fn kind(of: Option<Type>) -> u32 {
+    match of {
+        None => 0,
+        Some(Type::Fifo) => 1,
+        Some(Type::CharacterDevice) => 2,
+        Some(Type::Directory) => 4,
+        Some(Type::BlockDevice) => 6,
+        Some(Type::File) => 8,
+        Some(Type::Symlink) => 10,
+        Some(Type::Socket) => 12,
+    }
+}
