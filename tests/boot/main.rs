@@ -3,6 +3,8 @@
 //! Run with `cargo xtask test boot`, which finds a KVM that can run them.
 
 #[cfg(test)]
+mod balloon;
+#[cfg(test)]
 mod consoles;
 #[cfg(test)]
 mod control_groups;

@@ -29,11 +29,11 @@ fn a_stock_driver_mounts_directories_and_finds_what_it_did_to_files() -> Result<
     assert!(ended.said("change")?.contains("Read-only"), "{}", ended.everything());
     assert_eq!(ended.said("given")?, "written on the host");
     assert_eq!(ended.said("program")?, "runs", "{}", ended.everything());
-    assert_eq!(ended.said("removed")?, "from-host out program ");
+    assert_eq!(ended.said("removed")?, "busybox from-host out ");
     let mut left: Vec<_> =
         fs::read_dir(&shared).expect("a folder").flatten().map(|it| it.file_name()).collect();
     left.sort();
-    assert_eq!(left, ["from-host", "out", "program"]);
+    assert_eq!(left, ["busybox", "from-host", "out"]);
     assert_eq!(fs::read_dir(&given).expect("a folder").count(), 1);
     warnings::none_of_ours(&ended)
 }

@@ -137,8 +137,6 @@ pub const DEVICE_BALLOON: Expectation = Expectation {
     // Its control thread and one for each of its queues.
     threads: &["device-balloon"; 6],
     others: &[
-        // What its hand-over has for a resource.
-        ("/dev/null", 1),
         ("/memfd:inflight (deleted)", 2),
         ("/memfd:keep (deleted)", 1),
         // To wake each queue's thread.
@@ -170,7 +168,7 @@ pub const DEVICE_PMEM: Expectation = Expectation {
         ("/memfd:keep (deleted)", 1),
         ("MEMORY", 1),
         ("anon_inode:[eventfd]", 1),
-        ("socket", 1),
+        ("socket", 2),
     ],
     ..DEVICE_RNG
 };
@@ -183,7 +181,7 @@ pub const DEVICE_FS: Expectation = Expectation {
         // Its root.
         ("/", 1),
         ("anon_inode:[eventfd]", 2),
-        ("socket", 1),
+        ("socket", 2),
     ],
     directory: true,
     limits: &[("Max open files", 4736), ("Max processes", 0)],

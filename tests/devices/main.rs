@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod blk;
 #[cfg(test)]
+mod fs;
+#[cfg(test)]
 mod net;
 #[cfg(test)]
 mod qemu;

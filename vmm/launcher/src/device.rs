@@ -135,6 +135,19 @@ pub enum BackEnd {
 }
 
 impl BackEnd {
+    /// How many it has of the device, where `asked` is what the user said; 0 for what somebody else's offers.
+    fn queues(&self, asked: Option<u16>) -> u16 {
+        match self {
+            BackEnd::Blk(_) | BackEnd::Rng(_) => asked.unwrap_or(1),
+            BackEnd::Net(_) => net::QUEUES,
+            BackEnd::Console(_) => console::QUEUES,
+            BackEnd::Pmem(_) => pmem::QUEUES,
+            BackEnd::Balloon(_) => balloon::QUEUES,
+            BackEnd::Fs(fs) => fs.queues(),
+            BackEnd::Socket(_) => asked.unwrap_or(0),
+        }
+    }
+
     /// The program of ours that serves it.
     pub fn program(&self) -> Option<Program> {
         match self {
@@ -226,15 +239,7 @@ fn device(word: &DeviceOption, slot: u8, name: String) -> Result<Device, Error> 
     let rates = if limited { options.rates()? } else { Rates::default() };
     let patience = if back_end.program().is_none() { options.patience(on_failure)? } else { None };
     options.nothing_else()?;
-    let queues = match &back_end {
-        BackEnd::Blk(_) | BackEnd::Rng(_) => queues.unwrap_or(1),
-        BackEnd::Net(_) => net::QUEUES,
-        BackEnd::Console(_) => console::QUEUES,
-        BackEnd::Pmem(_) => pmem::QUEUES,
-        BackEnd::Balloon(_) => balloon::QUEUES,
-        BackEnd::Fs(fs) => fs.queues(),
-        BackEnd::Socket(_) => queues.unwrap_or(0),
-    };
+    let queues = back_end.queues(queues);
     let virtio_type = *virtio_type;
     Ok(Device {
         name,
