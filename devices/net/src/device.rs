@@ -23,6 +23,9 @@ const USUAL_MTU: u16 = 1500;
 /// In front of a packet.
 const FRONT: usize = Header::SIZE + ETHERNET_HEADER;
 
+/// Why a ring ends whose tap is nobody's any more, whichever call finds it out.
+const REMOVED: &str = "the tap's interface was removed";
+
 /// A tap as a virtio device.
 #[derive(Debug)]
 pub struct Net {
@@ -107,7 +110,10 @@ impl Receiver for Receive {
     fn receive(&mut self, features: u64, room: &Room<'_, '_>) -> Result<Arrival, &'static str> {
         if self.offload != Some(features) {
             // Before the first frame is taken. Those that wait already may be of another form: `for_driver` sorts them out.
-            self.net.tap.set_offload(features).map_err(|_| "the tap refuses the driver's offloads")?;
+            self.net.tap.set_offload(features).map_err(|errno| match errno {
+                Errno::EBADFD => REMOVED,
+                _ => "the tap refuses the driver's offloads",
+            })?;
             self.offload = Some(features);
         }
         let mut whole = room.writer();
@@ -116,7 +122,7 @@ impl Receiver for Receive {
         let bytes = match frame.read_packet(&self.net.tap, &mut header) {
             Ok(bytes) => bytes,
             Err(Errno::EAGAIN) => return Ok(Arrival::None),
-            Err(Errno::EBADFD) => return Err("the tap's interface was removed"),
+            Err(Errno::EBADFD) => return Err(REMOVED),
             Err(_) => return Err("the tap cannot be read"),
         };
         if bytes < FRONT || bytes > Header::SIZE.saturating_add(frame.remaining()) {
