@@ -1,5 +1,6 @@
 //! A guest whose directory's program dies again and again under a writer of files: what it was told is done is there.
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -29,6 +30,8 @@ fn nothing_that_a_guest_was_told_is_done_is_lost_with_its_directorys_program() -
     let mut plan = Plan::of_environment(KILLS);
     println!("VMM_KILLS={} VMM_SEED={}", plan.kills, plan.seed);
     let folder = tempfile::tempdir().expect("a folder");
+    // Where the host's file system maps no owners (tmpfs before Linux 6.3), root's program is a stranger.
+    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o777)).expect("its owner");
     let device_option = format!("fs,path={},tag=shared", folder.path().display());
     let mut running =
         Machine::new("survive-share").option("cpus", "2").option("device", &device_option).start()?;
