@@ -1,6 +1,6 @@
 //! An amount of memory as people write it: a number with a unit of 1024s, `512M`, `4G`, `4GiB`.
 //!
-//! A bare number is refused: monitors disagree whether it means bytes or MiB.
+//! A bare number is refused, but for 0: monitors disagree whether it means bytes or MiB.
 
 use std::fmt;
 use std::str::FromStr;
@@ -29,6 +29,9 @@ impl FromStr for Size {
             }
         };
         let unit = unit.strip_suffix("IB").or(unit.strip_suffix('B')).unwrap_or(&unit);
+        if unit.is_empty() && count == 0 {
+            return Ok(Size(0));
+        }
         if unit.is_empty() {
             return Err(format!("the size '{text}' has no unit: write {count}M or {count}G"));
         }
@@ -74,6 +77,7 @@ mod tests {
             ("64G", 64 << 30),
             ("1T", 1 << 40),
             ("4096K", 4 << 20),
+            ("0", 0),
         ] {
             assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
         }
