@@ -15,10 +15,6 @@ const WANTED: u64 = 256 * MEBIBYTE;
 /// What else goes on in a guest.
 const SLACK: u64 = 24 * MEBIBYTE;
 
-fn process(running: &Running, name: &str) -> Result<i32> {
-    within(name, || children(running.pid()).into_iter().find(|it| it.name == name).map(|it| it.pid))
-}
-
 /// How much of the host the guest's memory takes: what its memfd holds, which each process of a device that is driven has.
 fn held(running: &Running) -> u64 {
     let descriptors = children(running.pid()).into_iter().flat_map(|process| {
@@ -63,7 +59,7 @@ fn half_of_a_guests_memory_goes_to_the_host_and_comes_back() -> Result<()> {
     assert!(refused.code() != Some(0) && refused.log.contains("blk0"), "{}", refused.everything());
 
     // Another process knows what is wanted and what was given.
-    let died = process(&running, "device-balloon")?;
+    let died = running.process("device-balloon")?;
     kill(Pid::from_raw(died), Signal::SIGKILL).expect("it lives");
     running
         .wait_for_log("that it serves again", |log| log.contains("balloon0 serves again").then_some(()))?;

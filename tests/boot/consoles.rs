@@ -1,12 +1,11 @@
-//! A guest whose console is `hvc0`: it prints its boot log there, a shell answers there, and the program that serves it may
-//! die.
+//! A guest whose console is `hvc0`: its kernel speaks there, a shell answers there, and the program that serves it may die.
 
 use std::io::Write;
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use system_tests::{Capture, Error, Machine, Process, Result, Running, of_ours, warnings, within};
+use system_tests::{Capture, Error, Machine, Result, Running, warnings, within};
 
 /// How often the program is killed.
 const KILLS: usize = 5;
@@ -42,12 +41,6 @@ impl Person {
     fn types(&mut self, line: &str) {
         self.typing.write_all(format!("{line}\n").as_bytes()).expect("the other end is open");
     }
-}
-
-fn server() -> Result<Process> {
-    within("a process device-console", || {
-        of_ours().into_iter().find(|process| process.name == "device-console")
-    })
 }
 
 /// The rest of `text` after each of `parts`, in this order.
@@ -110,7 +103,7 @@ fn a_console_goes_on_over_the_deaths_of_its_program() -> Result<()> {
     for kills in 1..=KILLS {
         // Spread over what is written, by what has been.
         person.sees(&running, &format!("<{}>", kills * LINES / (KILLS + 1)))?;
-        let _ = kill(Pid::from_raw(server()?.pid), Signal::SIGKILL);
+        let _ = kill(Pid::from_raw(running.process("device-console")?), Signal::SIGKILL);
         running.wait_for_log("that it serves again", |log| {
             (log.matches("serves again").count() >= kills).then_some(())
         })?;

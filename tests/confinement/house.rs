@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use sandbox_policies::Program;
 use system_tests::{Result, Running, program};
 use tempfile::TempDir;
 
@@ -22,18 +23,6 @@ pub const ORDINARY: u32 = 65534;
 
 /// KVM's device number: the misc major and `KVM_MINOR`.
 const KVM: (u64, u64) = (10, 232);
-
-const PROGRAMS: [&str; 9] = [
-    "vmm",
-    "vmm-core",
-    "device-blk",
-    "device-rng",
-    "device-net",
-    "device-console",
-    "device-pmem",
-    "device-balloon",
-    "device-fs",
-];
 
 /// One machine at a time, so that whatever runs is of this machine.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -93,7 +82,7 @@ impl House {
     fn admit(&mut self) {
         let programs = self.folder.path().join("bin");
         fs::create_dir(&programs).expect("a folder for programs");
-        for name in PROGRAMS {
+        for name in Program::ALL.map(Program::name) {
             let copy = programs.join(name);
             fs::copy(self.programs.join(name), &copy).expect("a copy of a program");
             open_to_all(&copy, 0o755);

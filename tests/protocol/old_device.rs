@@ -6,7 +6,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use system_tests::old_peers::MINORS;
 use system_tests::stand_ins::StandIns;
-use system_tests::{Result, Running, children, within};
+use system_tests::{Result, Running};
 
 const STAND_IN: &str = env!("CARGO_BIN_EXE_stand-in");
 
@@ -29,9 +29,7 @@ fn a_device_of_an_older_minor_version_serves_under_todays_launcher_and_is_follow
 
 fn serves(minor: u8) -> Result<()> {
     let (_stand_ins, running) = start(minor)?;
-    let pid = within("the device", || {
-        children(running.pid()).into_iter().find(|it| it.name == "device-blk").map(|it| it.pid)
-    })?;
+    let pid = running.process("device-blk")?;
     kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it lives");
     running.wait_for_log("the successor", |log| log.contains("blk0 serves again").then_some(()))?;
     running.signal(Signal::SIGUSR1)?;

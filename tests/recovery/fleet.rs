@@ -7,14 +7,13 @@ use system_tests::{Machine, Result, Running, children, within};
 use crate::autopsy;
 use crate::causes::Cause;
 use crate::image::{Image, WRITERS};
+use crate::one_process::SETTLED;
 use crate::regions::Regions;
 
 /// Disks, with their number of queues.
 const DISKS: [&str; 4] = ["1", "2", "2", "1"];
 const DISK_SIZE: u64 = 1 << 20;
-/// A process that served for so long does not count among deaths in a row, of which `vmm` takes ten.
-const SETTLED: Duration = Duration::from_millis(1100);
-/// So many in a row are dared.
+/// So many deaths in a row are dared.
 const EARLY: u32 = 4;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 

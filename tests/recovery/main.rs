@@ -29,6 +29,8 @@ mod one_network;
 #[cfg(test)]
 mod one_pmem;
 #[cfg(test)]
+mod one_process;
+#[cfg(test)]
 mod one_share;
 #[cfg(test)]
 mod plan;

@@ -4,35 +4,22 @@
 use std::process::Command;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use system_tests::{Disk, Ended, Machine, Result, Running, children, program, warnings, within};
+
+use crate::one_process::dies;
 
 /// How often the program is killed.
 const KILLS: usize = 20;
 
-/// Longer than a program must have served for its death not to be counted with the one before.
-const SETTLED: Duration = Duration::from_millis(1100);
-
-/// The process of the one disk.
-fn device(running: &Running) -> Result<i32> {
-    within("a process device-blk", || {
-        children(running.pid()).into_iter().find(|process| process.name == "device-blk").map(|it| it.pid)
-    })
-}
+/// What serves the one disk.
+const PROGRAM: &str = "device-blk";
 
 /// Kills the program `KILLS` times at any moment of its work, each time a whole one.
 fn kill_over_and_over(running: &Running) -> Result<()> {
     for round in 0..KILLS {
         // Spread over the guest's rounds of work; a Weyl sequence is random enough.
         let moment = Duration::from_millis((round as u64).wrapping_mul(619) % 400);
-        std::thread::sleep(SETTLED.saturating_add(moment));
-        let pid = device(running)?;
-        kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it lives");
-        running.wait_for_log("the successor", |log| {
-            (log.matches("vmm: device blk0 serves again").count() > round).then_some(())
-        })?;
-        assert_ne!(device(running)?, pid);
+        dies(running, PROGRAM, "blk0", round + 1, moment)?;
     }
     Ok(())
 }
@@ -71,7 +58,7 @@ fn a_guest_loses_nothing_while_its_disks_program_is_replaced_twenty_times() -> R
     let mut running = machine.disk(disk.path(), ",queues=2").start()?;
     running.wait_for("writing")?;
     for round in 0..KILLS {
-        let before = device(&running)?;
+        let before = running.process(PROGRAM)?;
         let mut command = Command::new(program("vmm")?);
         command.arg("ctl").arg(&socket).args(["replace-device", "blk0"]);
         let ended = Running::start(command)?.wait()?;
@@ -80,7 +67,7 @@ fn a_guest_loses_nothing_while_its_disks_program_is_replaced_twenty_times() -> R
         within("the end of the old one", || {
             children(running.pid()).into_iter().all(|process| process.pid != before).then_some(())
         })?;
-        assert_ne!(device(&running)?, before);
+        assert_ne!(running.process(PROGRAM)?, before);
     }
     running.type_line("end")?;
     let ended = running.wait()?;

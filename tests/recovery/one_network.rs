@@ -1,39 +1,24 @@
 //! A guest whose network dies again and again under one TCP connection, which goes on.
 
+use protocol::tap;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
-
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use protocol::tap;
 use system_tests::echo::{Echo, Listener};
 use system_tests::network::{again_inside, ip, is_inside};
-use system_tests::{Machine, Result, Running, children, warnings, within};
+use system_tests::{Machine, Result, Running, warnings, within};
 
+use crate::one_process::dies;
 use crate::plan::Plan;
 
 /// The deaths of a run that has to be short.
 const KILLS: usize = 20;
-/// Longer than a program must have served for its death not to be counted with the one before.
-const SETTLED: Duration = Duration::from_millis(1100);
-
-fn device(running: &Running) -> Result<i32> {
-    within("a process device-net", || {
-        children(running.pid()).into_iter().find(|process| process.name == "device-net").map(|it| it.pid)
-    })
-}
 
 /// Kills the program at any moment of its work, each time a whole one, with the stream going on in between.
 fn kill_over_and_over(running: &Running, echo: &Echo, plan: &mut Plan) -> Result<()> {
     for death in 1..=plan.kills {
         let before = echo.came_back();
         within("bytes that come back", || (echo.came_back() > before).then_some(()))?;
-        std::thread::sleep(SETTLED.saturating_add(plan.moment()));
-        kill(Pid::from_raw(device(running)?), Signal::SIGKILL).expect("it lives");
-        running.wait_for_log("the successor", |log| {
-            (log.matches("vmm: device net0 serves again").count() >= death).then_some(())
-        })?;
+        dies(running, "device-net", "net0", death, plan.moment())?;
     }
     let before = echo.came_back();
     within("bytes that come back", || (echo.came_back() > before).then_some(()))

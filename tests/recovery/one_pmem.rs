@@ -1,23 +1,13 @@
 //! Persistent memory whose flushes are served by one process after the other: none fails, and what was acknowledged is there.
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use std::time::Duration;
-use system_tests::{Disk, Machine, Result, Running, children, warnings, within};
+use system_tests::{Disk, Machine, Result, warnings};
 
+use crate::one_process::dies;
 use crate::plan::Plan;
 
 /// The deaths of a run that has to be short.
 const KILLS: usize = 20;
-/// Longer than a program must have served for its death not to be counted with the one before.
-const SETTLED: Duration = Duration::from_millis(1100);
 const BLOCK: usize = 4096;
-
-fn device(running: &Running) -> Result<i32> {
-    within("a process device-pmem", || {
-        children(running.pid()).into_iter().find(|process| process.name == "device-pmem").map(|it| it.pid)
-    })
-}
 
 /// How many blocks the guest says were flushed.
 fn flushed(console: &str) -> usize {
@@ -38,11 +28,7 @@ fn nothing_acknowledged_is_lost_and_no_flush_fails_whatever_its_devices_die_of()
         let before = flushed(&running.console());
         running
             .wait_for_console("more that is flushed", |console| (flushed(console) > before).then_some(()))?;
-        std::thread::sleep(SETTLED.saturating_add(plan.moment()));
-        kill(Pid::from_raw(device(&running)?), Signal::SIGKILL).expect("it lives");
-        running.wait_for_log("the successor", |log| {
-            (log.matches("vmm: device pmem0 serves again").count() >= death).then_some(())
-        })?;
+        dies(&running, "device-pmem", "pmem0", death, plan.moment())?;
     }
     let before = flushed(&running.console());
     running.wait_for_console("more that is flushed", |console| (flushed(console) > before).then_some(()))?;

@@ -1,24 +1,13 @@
 //! A guest whose directory's program dies again and again under a writer of files: what it was told is done is there.
 
 use std::os::unix::fs::PermissionsExt;
-use std::time::Duration;
+use system_tests::{Machine, Result, Running, warnings, within};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use system_tests::{Machine, Result, Running, children, warnings, within};
-
+use crate::one_process::dies;
 use crate::plan::Plan;
 
 /// The deaths of a run that has to be short.
 const KILLS: usize = 20;
-/// Longer than a program must have served for its death not to be counted with the one before.
-const SETTLED: Duration = Duration::from_millis(1100);
-
-fn device(running: &Running) -> Result<i32> {
-    within("a process device-fs", || {
-        children(running.pid()).into_iter().find(|process| process.name == "device-fs").map(|it| it.pid)
-    })
-}
 
 /// How often the guest has said that it is alive.
 fn told(running: &Running) -> usize {
@@ -39,11 +28,7 @@ fn nothing_that_a_guest_was_told_is_done_is_lost_with_its_directorys_program() -
     for death in 1..=plan.kills {
         let before = told(&running);
         within("files that are made", || (told(&running) > before).then_some(()))?;
-        std::thread::sleep(SETTLED.saturating_add(plan.moment()));
-        kill(Pid::from_raw(device(&running)?), Signal::SIGKILL).expect("it lives");
-        running.wait_for_log("the successor", |log| {
-            (log.matches("vmm: device fs0 serves again").count() >= death).then_some(())
-        })?;
+        dies(&running, "device-fs", "fs0", death, plan.moment())?;
     }
     let before = told(&running);
     within("files that are made", || (told(&running) > before).then_some(()))?;

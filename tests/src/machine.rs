@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::environment::{artifact, patience, program};
+use crate::environment::{artifact, patience, program, within};
 use crate::error::tried;
-use crate::{Capture, Error, Result};
+use crate::{Capture, Error, Result, children};
 
 /// Which form of the distribution's kernel to boot.
 #[derive(Clone, Copy, Debug)]
@@ -130,6 +130,13 @@ impl Running {
     /// The process id of `vmm`.
     pub fn pid(&self) -> i32 {
         i32::try_from(self.child.id()).unwrap_or(i32::MAX)
+    }
+
+    /// The process of ours that runs `program`, as soon as there is one; of several the one that is found first.
+    pub fn process(&self, program: &str) -> Result<i32> {
+        within(&format!("a process {program}"), || {
+            children(self.pid()).into_iter().find(|process| process.name == program).map(|it| it.pid)
+        })
     }
 
     /// Waits until the guest has said `word` and returns what it said after it.

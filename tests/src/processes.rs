@@ -5,18 +5,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 
-/// The names of the product's programs.
-const PROGRAMS: [&str; 9] = [
-    "vmm",
-    "vmm-core",
-    "device-blk",
-    "device-rng",
-    "device-net",
-    "device-console",
-    "device-pmem",
-    "device-balloon",
-    "device-fs",
-];
+use sandbox_policies::Program;
 
 /// A live process.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,7 +22,8 @@ pub struct Process {
 /// All live processes of the product's programs. A zombie is none: it holds nothing and waits for its
 /// parent only.
 pub fn of_ours() -> BTreeSet<Process> {
-    all().into_iter().filter(|process| PROGRAMS.contains(&process.name.as_str())).collect()
+    let ours = |process: &Process| Program::ALL.iter().any(|program| program.name() == process.name);
+    all().into_iter().filter(ours).collect()
 }
 
 /// The live children of process `parent`.

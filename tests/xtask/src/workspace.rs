@@ -84,6 +84,16 @@ impl Workspace {
         self.root.join("tests")
     }
 
+    /// The names of the product's programs: those of the policies, of which there is one for each.
+    pub fn programs(&self) -> Outcome<Vec<String>> {
+        let folder = self.root.join("sandbox-policies/policies/x86_64");
+        let entries = std::fs::read_dir(&folder).tried(|| format!("cannot list {}", folder.display()))?;
+        let name = |entry: std::fs::DirEntry| Some(entry.path().file_stem()?.to_str()?.to_owned());
+        let mut names: Vec<String> = entries.filter_map(|entry| name(entry.ok()?)).collect();
+        names.sort();
+        Ok(names)
+    }
+
     /// Builds the programs of the product; returns the folder in which they all are.
     pub fn build_programs(&self, profile: Profile) -> Outcome<PathBuf> {
         crate::progress::step("building vmm, vmm-core and the devices");

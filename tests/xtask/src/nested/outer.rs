@@ -11,19 +11,6 @@ use crate::failure::{Outcome, Tried};
 use crate::host;
 use crate::workspace::Workspace;
 
-/// The product's programs.
-const PROGRAMS: [&str; 9] = [
-    "vmm",
-    "vmm-core",
-    "device-blk",
-    "device-rng",
-    "device-net",
-    "device-console",
-    "device-pmem",
-    "device-balloon",
-    "device-fs",
-];
-
 /// Writes the initramfs for `job` into `folder`.
 pub fn initramfs(
     workspace: &Workspace,
@@ -36,8 +23,8 @@ pub fn initramfs(
     for path in ["job", "job/bin", "job/runs", "job/artifacts"] {
         archive.folder(path);
     }
-    for name in PROGRAMS {
-        archive.file(&format!("job/bin/{name}"), 0o755, &stripped(&job.programs.join(name), folder)?);
+    for name in workspace.programs()? {
+        archive.file(&format!("job/bin/{name}"), 0o755, &stripped(&job.programs.join(&name), folder)?);
     }
     let mut order = String::new();
     for (name, file) in &job.runs {
