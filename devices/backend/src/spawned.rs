@@ -124,8 +124,13 @@ fn attend(channel: &Channel, connection: &mut Connection, session: &mut Session)
             Err(errno) => return Err(Error::System { action: "wait for a message", errno }),
         }
         let [front_end, launcher] = fds.map(|fd| fd.revents().is_none_or(|events| !events.is_empty()));
-        if launcher && !obey(channel, session)? {
-            return Ok(());
+        // All that the launcher has said comes before what the front end says next: a setting that was made before the rings
+        // are taken back is kept by then, for who gets them.
+        if launcher {
+            match obey(channel, session)? {
+                true => continue,
+                false => return Ok(()),
+            }
         }
         if front_end && connection.serve_one(session)? == State::Closed {
             return Ok(());

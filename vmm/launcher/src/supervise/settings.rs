@@ -21,6 +21,10 @@ impl Supervisor {
             let hint = nearest::hint(name, self.devices.iter().map(|device| device.name.as_str()));
             return Err(format!("there is no device '{name}'{hint}; vmm ctl VM devices lists all"));
         };
+        // The one that serves and the one that may do so any moment share what is kept: only one of them may write to it.
+        if device.owes_a_choice() {
+            return Err(format!("{name} is being replaced: try again"));
+        }
         let process = device.process.and_then(|index| self.processes.all.get_mut(index));
         let process = process.filter(|process| process.ended.is_none() && process.ready.is_some());
         let Some(process) = process else {
