@@ -83,7 +83,11 @@ fn persistent_memory_that_cannot_be() -> Result<()> {
     for (device, code, parts) in [
         (pmem(Path::new("/proc"), ""), RESOURCE, ["/proc", "directory"]),
         (pmem(Path::new("/dev/null"), ""), RESOURCE, ["/dev/null", "character device"]),
-        (pmem(Path::new("/nowhere/at/all"), ""), RESOURCE, ["/nowhere/at/all", "No such file"]),
+        (
+            pmem(Path::new("/nowhere/at/all"), ""),
+            RESOURCE,
+            ["open persistent memory \"/nowhere/at/all\"", "No such file"],
+        ),
         (pmem(odd.path(), ""), RESOURCE, ["truncate -s 6291456", "size=4M"]),
         (pmem(fine.path(), ",size=8M"), RESOURCE, ["truncate -s 8388608", "4194304 bytes"]),
         (pmem(fine.path(), ",size=1M"), USAGE, ["pmem0", "multiple of 2M"]),

@@ -67,9 +67,8 @@ impl Rates {
 
     pub(super) fn decode(fields: &Fields) -> Result<Self, Error> {
         let rate = |tag| {
-            // No rate is 0, so that this says that there is none.
-            let (per_second, burst): (u64, u64) = fields.value(tag, (0, 0))?;
-            Ok::<_, Error>(Some(Rate { per_second, burst }).filter(|rate| rate.pair() != (0, 0)))
+            let rate = fields.optional::<(u64, u64)>(tag)?;
+            Ok::<_, Error>(rate.map(|(per_second, burst)| Rate { per_second, burst }))
         };
         Ok(Self { bandwidth: rate(BANDWIDTH)?, operations: rate(OPERATIONS)? })
     }
@@ -91,6 +90,14 @@ mod tests {
             assert_eq!(Rates::decode(&rates.encode(Fields::default()).unwrap()).unwrap(), rates);
             assert!(rates.check().is_ok());
         }
+    }
+
+    #[test]
+    fn a_rate_of_nothing_is_received_as_one_and_refused() {
+        let fields = Fields::default().with(BANDWIDTH, &(0u64, 0u64)).unwrap();
+        let rates = Rates::decode(&fields).unwrap();
+        assert_eq!(rates.bandwidth, Some(Rate { per_second: 0, burst: 0 }));
+        assert!(matches!(rates.check(), Err(Error::Limit { .. })));
     }
 
     #[test]

@@ -68,8 +68,15 @@ pub enum Resource {
     Pmem(OpenPmem),
     /// For one that has none, and a place for it in its hand-over.
     Nothing(OwnedFd),
-    /// For one too: its root, whether it can be changed, and what it is handed instead: nothing.
-    Directory(OwnedFd, bool, OwnedFd),
+    /// For one too, whose root it becomes.
+    Directory {
+        /// The directory.
+        root: OwnedFd,
+        /// Whether nothing in it may be changed.
+        readonly: bool,
+        /// For the place of a resource in the hand-over.
+        nothing: OwnedFd,
+    },
     /// A connected back end of somebody else.
     Connected(OwnedFd),
     /// One that was only looked at.
@@ -93,7 +100,7 @@ impl Resource {
             (Resource::Pmem(open), BackEnd::Pmem(_)) => {
                 Some((DeviceOptions::Pmem(open.options), open.flushed.as_fd()))
             }
-            (Resource::Directory(_, _, nothing), BackEnd::Fs(fs)) => {
+            (Resource::Directory { nothing, .. }, BackEnd::Fs(fs)) => {
                 Some((DeviceOptions::Fs(fs.options.clone()), nothing.as_fd()))
             }
             (Resource::Nothing(null), BackEnd::Balloon(options)) => {
@@ -114,8 +121,8 @@ impl Resource {
     /// What the root of its program is, if not empty.
     pub fn directory(&self) -> Option<Directory<'_>> {
         match self {
-            Resource::Directory(fd, readonly, _) => {
-                Some(Directory { descriptor: fd.as_fd(), readonly: *readonly })
+            Resource::Directory { root, readonly, .. } => {
+                Some(Directory { descriptor: root.as_fd(), readonly: *readonly })
             }
             _ => None,
         }
@@ -171,9 +178,11 @@ fn resources(devices: &[Device], purpose: Purpose) -> Result<Vec<Resource>, Erro
             (BackEnd::Blk(blk), _) => Resource::Disk(open::disk(blk)?),
             (BackEnd::Net(net), _) => Resource::Network(network::open(net, purpose)?),
             (BackEnd::Rng(path), _) => Resource::Generator(open::generator(path)?),
-            (BackEnd::Fs(fs), _) => {
-                Resource::Directory(open::directory(&fs.path)?, fs.options.readonly, open::null()?)
-            }
+            (BackEnd::Fs(fs), _) => Resource::Directory {
+                root: open::directory(&fs.path)?,
+                readonly: fs.options.readonly,
+                nothing: open::null()?,
+            },
             (BackEnd::Console(console), Purpose::Run) => Resource::Console(opened_console(device, console)?),
             (BackEnd::Console(_), Purpose::DryRun) => Resource::Looked,
             (BackEnd::Pmem(pmem), _) => Resource::Pmem(open::persistent_memory(pmem)?),
@@ -232,12 +241,14 @@ impl<'a> Claim<'a> {
         let file = |path: &Path, (device, inode)| (format!("{path:?}"), Identity::File(device, inode));
         let ((what, identity), shared) = match &device.back_end {
             BackEnd::Socket(path) => (file(path, open::back_end_identity(path)?), false),
-            BackEnd::Blk(blk) => {
-                (file(&blk.path, open::disk_identity(&blk.path)?), blk.options.readonly || !blk.lock)
-            }
-            BackEnd::Pmem(pmem) => {
-                (file(&pmem.path, open::disk_identity(&pmem.path)?), pmem.readonly || !pmem.lock)
-            }
+            BackEnd::Blk(blk) => (
+                file(&blk.path, open::file_identity("open disk", &blk.path)?),
+                blk.options.readonly || !blk.lock,
+            ),
+            BackEnd::Pmem(pmem) => (
+                file(&pmem.path, open::file_identity("open persistent memory", &pmem.path)?),
+                pmem.readonly || !pmem.lock,
+            ),
             BackEnd::Net(net) => {
                 let what = match &net.interface {
                     Interface::Named(name) => format!("tap {name:?}"),

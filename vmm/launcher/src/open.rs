@@ -129,10 +129,9 @@ pub struct Disk {
     pub size: u64,
 }
 
-/// What tells a disk from other disks, by whatever path: file system and inode.
-pub fn disk_identity(path: &Path) -> Result<(u64, u64), Error> {
-    let metadata = std::fs::metadata(path);
-    let metadata = metadata.map_err(|error| wrong("open disk", path, &error, Code::Resource))?;
+/// What tells a file that is there from others, by whatever path: file system and inode. `what` was tried with it.
+pub fn file_identity(what: &'static str, path: &Path) -> Result<(u64, u64), Error> {
+    let metadata = std::fs::metadata(path).map_err(|error| wrong(what, path, &error, Code::Resource))?;
     Ok((metadata.dev(), metadata.ino()))
 }
 
