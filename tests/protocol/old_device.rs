@@ -55,3 +55,23 @@ fn a_device_of_an_older_minor_version_is_given_no_limits_to_keep() -> Result<()>
     }
     Ok(())
 }
+
+/// Nor in the place of one that keeps them, which goes on.
+#[test]
+fn a_device_of_an_older_minor_version_does_not_replace_one_that_has_limits() -> Result<()> {
+    let stand_ins = StandIns::of(Path::new(STAND_IN), &["vmm-core"])?;
+    let control = stand_ins.file("control");
+    let arguments = [format!("--control-socket={}", control.display())];
+    let running = stand_ins.start_with("idle", 1 << 20, ",serial=minor-3,bandwidth=1M", &arguments)?;
+    running.wait_for_log("the machine", |log| log.contains("vmm: confined: ").then_some(()))?;
+    let before = running.process("device-blk")?;
+    let mut command = std::process::Command::new(stand_ins.file("vmm"));
+    command.arg("ctl").arg(&control).args(["replace-device", "blk0", "--program", STAND_IN]);
+    let refused = Running::start(command)?.wait()?;
+    assert_eq!(refused.code(), Some(7), "{}", refused.everything());
+    assert!(refused.log.contains("version 1.3 of the hand-over, and limits need 1.4"), "{}", refused.log);
+    assert_eq!(running.process("device-blk")?, before);
+    running.signal(Signal::SIGTERM)?;
+    assert_eq!(running.wait()?.code(), Some(0));
+    Ok(())
+}

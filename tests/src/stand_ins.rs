@@ -35,6 +35,11 @@ impl StandIns {
 
     /// Starts `vmm` with a disk of zeros, `bytes` long, and these `options` of it; the stand-in for the core is told `act`.
     pub fn start(&self, act: &str, bytes: u64, options: &str) -> Result<Running> {
+        self.start_with(act, bytes, options, &[])
+    }
+
+    /// The same, with further `arguments`.
+    pub fn start_with(&self, act: &str, bytes: u64, options: &str, arguments: &[String]) -> Result<Running> {
         let disk = std::fs::File::create(self.file("disk.raw")).map_err(tried("cannot make a disk image"))?;
         disk.set_len(bytes).map_err(tried("cannot size a disk image"))?;
         std::fs::write(self.file("kernel"), "not looked at").map_err(tried("cannot write a kernel"))?;
@@ -44,6 +49,7 @@ impl StandIns {
             .arg(self.file("kernel"))
             .args(["--cmdline", act])
             .arg(format!("--device=blk,path={}{options}", self.file("disk.raw").display()))
+            .args(arguments)
             .current_dir(self.0.path());
         Running::start(command)
     }

@@ -230,8 +230,9 @@ fn help<P: DeviceProgram>() -> String {
          \x20 --print-capabilities   say as JSON what this program can do, and end\n\
          \x20 --sandbox=WORD         required (default): every layer, or none of the service; available: what the\n\
          \x20                        host has\n\
-         \x20 --bandwidth=N          bytes a second at most, --bandwidth-burst=N at once after a pause, default a tenth
-         \x20 --operations=N         requests a second at most, --operations-burst=N as above
+         \x20 --bandwidth=N          bytes a second at most, --bandwidth-burst=N at once after a pause,\n\
+         \x20                        default a tenth (not of every device)\n\
+         \x20 --operations=N         requests a second at most, --operations-burst=N as above\n\
          \x20 --unsealed-memory      take guest memory that its owner can truncate, which would kill this program\n\
          \x20 -h, --help             this text, and end\n\n{}",
         P::HELP

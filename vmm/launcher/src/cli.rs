@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::exit_code;
 
 /// What is missing after `vmm ctl`, or after a machine.
-const CONTROL: &str = "say which machine and what to do: vmm ctl VM devices, or vmm ctl VM replace-device ID; see vmm ctl --help";
+const CONTROL: &str = "say which machine and what to do: vmm ctl VM devices, vmm ctl VM replace-device ID, or vmm ctl VM balloon ID SIZE; see vmm ctl --help";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -29,6 +29,9 @@ Examples:
   A machine whose devices' programs can be replaced while it runs, and the replacement of one:
     vmm --kernel vmlinuz --device blk,path=disk.raw --control-socket vm.sock
     vmm ctl vm.sock replace-device blk0 --program device-blk.new
+  A guest that gives memory back, and half of what it has from now on:
+    vmm --kernel vmlinuz --memory 1G --device balloon --control-socket vm.sock
+    vmm ctl vm.sock balloon balloon0 512M
   The same settings in a file (TOML; each option by its long name, a [[device]] table per device):
     vmm --config guest.toml
 
@@ -42,6 +45,11 @@ Devices:
       spare=on|off (off: on starts a second process ahead, which takes over at once)
       bandwidth=SIZE          bytes a second at most  bandwidth-burst=SIZE (a tenth: saved while nothing is done)
       operations=N            requests a second at most  operations-burst=N (a tenth)
+  net,tap=NAME       a virtio-net on a tap interface, served by device-net (or net,fd=N: a tap that is open)
+      mac=ADDRESS (the same each time)                mtu=N
+      any-source=on|off (off)                         queue-size=N (256)
+      on-failure=restart|fail|stop (restart)          give-up=fail|stop (stop)
+      spare=on|off (off)      bandwidth= operations= and their bursts as above
   rng                a virtio-rng that gives the guest entropy of the host, served by device-rng
       path=FILE (/dev/urandom)                        queue-size=N (256)
       on-failure=restart|fail|stop (restart)          give-up=fail|stop (stop)
@@ -51,11 +59,11 @@ Devices:
       connect=PATH, listen=PATH (a Unix socket)       stdio=on (this terminal; the serial port then goes nowhere)
       size=COLUMNSxROWS       limit=SIZE|off (64M: how large a file may become)
       queue-size=N (256)      on-failure=restart|fail|stop (restart)
-      give-up=fail|stop (stop)                        spare=on|off (off)
+      give-up=fail|stop (stop)                        spare=on|off (off)      bandwidth= operations= and their bursts
   pmem,path=FILE     a file or block device as persistent memory of the guest (/dev/pmem0 in Linux), flushed by device-pmem
       readonly=on|off (off)   lock=on|off (on)        size=SIZE (all of it; a multiple of 2M)
       queue-size=N (256)      on-failure=restart|fail|stop (restart)
-      give-up=fail|stop (stop)                        spare=on|off (off)
+      give-up=fail|stop (stop)                        spare=on|off (off)      bandwidth= operations= and their bursts
   balloon            a virtio-balloon, served by device-balloon: the guest gives memory back; vmm ctl sets how much
       size=SIZE (0)           deflate-on-oom=on|off (on)
       free-page-reporting=on|off (off)                queue-size=N (256)
@@ -64,7 +72,7 @@ Devices:
   fs,path=DIRECTORY,tag=NAME                          a virtio-fs, served by device-fs: mount -t virtiofs NAME …
       readonly=on|off (off)   queues=N (1)            queue-size=N (256)
       on-failure=restart|fail|stop (restart)          give-up=fail|stop (stop)
-      spare=on|off (off)
+      spare=on|off (off)      bandwidth= operations= and their bursts
   TYPE,socket=PATH   any virtio device, served by the vhost-user back end that listens there
       queues=N                queue-size=N (256)
       on-failure=restart|fail|stop (restart: connect again as soon as somebody listens again)
