@@ -104,6 +104,10 @@ impl GuestPages {
         Self(memory)
     }
 
+    pub(crate) fn table(&self) -> &MemoryTable {
+        &self.0
+    }
+
     /// How many of `length` bytes from `address` on are in the region that `address` is in; 0 if it is in none.
     #[must_use]
     pub fn within_region(&self, address: u64, length: u64) -> u64 {
@@ -144,16 +148,23 @@ impl GuestPages {
         }
     }
 
-    /// Gives back the whole pages of what the driver lets the device write. Answers how many bytes those were.
+    /// Gives back the whole pages of what the driver lets the device write, up to as many as there are: who names pages
+    /// twice is not worked for without end. Answers how many bytes those were.
     ///
     /// # Errors
     /// The host does not take it.
     pub fn give_back_room(&self, writer: &Writer<'_, '_>) -> Result<u64, GiveBackError> {
         let mut given = 0u64;
+        let most = self.0.memory.iter().map(GuestMemoryRegion::len).fold(0, u64::saturating_add);
         for (address, length) in writer.0.pieces().filter_map(|piece| self.place(&piece)) {
-            let start = address.next_multiple_of(PAGE);
             let end = address.saturating_add(length) & WHOLE_PAGES;
-            let Some(length) = end.checked_sub(start).filter(|length| *length > 0) else { continue };
+            let start = address.checked_next_multiple_of(PAGE).filter(|start| *start < end);
+            let Some((start, length)) = start.and_then(|start| Some((start, end.checked_sub(start)?))) else {
+                continue;
+            };
+            if given >= most {
+                break;
+            }
             self.give_back(start, length)?;
             given = given.saturating_add(length);
         }

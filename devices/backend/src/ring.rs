@@ -133,9 +133,9 @@ impl Ring {
         stop: &AtomicBool,
         lane: &Lane,
     ) -> Result<Progress, Error> {
-        handler.attach(&GuestPages::new(Arc::clone(&self.memory)));
-        let table = Arc::clone(&self.memory);
-        let memory = table.memory();
+        let pages = GuestPages::new(Arc::clone(&self.memory));
+        handler.attach(&pages);
+        let memory = pages.table().memory();
         let mut pieces = Pieces::default();
         let mut requests = std::mem::take(&mut self.again);
         // The area has them, in their order, which a second note would change.

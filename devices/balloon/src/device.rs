@@ -146,7 +146,7 @@ impl Handler for Giver {
         reader: Reader<'_, '_>,
         writer: Writer<'_, '_>,
     ) -> Result<u32, &'static str> {
-        let Some(memory) = self.memory.take() else { return Ok(0) };
+        let Some(memory) = self.memory.clone() else { return Ok(0) };
         match self.what {
             Given::Buffers => self.note(memory.give_back_room(&writer).map(drop)),
             Given::Numbers => {
@@ -155,12 +155,16 @@ impl Handler for Giver {
                 }
             }
         }
-        self.memory = Some(memory);
         Ok(0)
     }
 
     fn refuse(&mut self, _writer: Writer<'_, '_>) -> Result<u32, &'static str> {
         Ok(0)
+    }
+
+    /// Pages that are no memory of this process's, as those of persistent memory that the guest uses as RAM, stay as they are.
+    fn refuse_outside(&mut self, _writer: Writer<'_, '_>) -> Result<(), &'static str> {
+        Ok(())
     }
 }
 
@@ -195,6 +199,11 @@ impl Handler for Deflate {
 
     fn refuse(&mut self, _writer: Writer<'_, '_>) -> Result<u32, &'static str> {
         Ok(0)
+    }
+
+    /// Pages that are no memory of this process's, as those of persistent memory that the guest uses as RAM, stay as they are.
+    fn refuse_outside(&mut self, _writer: Writer<'_, '_>) -> Result<(), &'static str> {
+        Ok(())
     }
 }
 

@@ -9,6 +9,9 @@
 //! the machine ends. It is kept before it is told, so that a process that follows this one knows of it. A driver's reset
 //! does not undo it, since it does not bring back what is lost.
 //!
+//! What that does not cover: all processes of the device have the one open file, and an error that the kernel reports to a
+//! process which is killed within that very call nobody has heard. The flush is done again, and succeeds.
+//!
 //! A device that can only be read fails each flush: whoever flushes has written, and that went nowhere.
 
 use std::fs::{File, FileType};

@@ -52,7 +52,7 @@ impl SharedMapping {
     /// The first `length` bytes of `file`, never executable, and left out of core dumps. The file need not stay open.
     pub(crate) fn new(file: &File, length: usize, writable: bool) -> Result<Self, Errno> {
         let protection = if writable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
-        let (nowhere, flags) = (std::ptr::null_mut(), libc::MAP_SHARED | libc::MAP_NORESERVE);
+        let (nowhere, flags) = (std::ptr::null_mut(), libc::MAP_SHARED);
         // SAFETY: a new mapping at a place that the kernel chooses touches nothing that is there.
         let address = unsafe { libc::mmap(nowhere, length, protection, flags, file.as_raw_fd(), 0) };
         if address == libc::MAP_FAILED {

@@ -82,7 +82,7 @@ impl PersistentMemory {
             .then(|| Error::Lost { names: one.name.clone(), at: format!(" at byte {offset:#x}") })
     }
 
-    /// What an access means that KVM could not make, and did not say where: the kernel does so before 6.8. None if there is
+    /// What an access means that KVM could not make, and did not say where, as older kernels do not. None if there is
     /// no persistent memory, and so nothing that could be lost.
     #[must_use]
     pub fn lost_somewhere(&self) -> Option<Error> {

@@ -31,7 +31,7 @@ fn queue(medium: &Arc<Medium>, readonly: bool) -> FlushQueue<Arc<Medium>> {
     FlushQueue { pmem, flushed: None }
 }
 
-/// One request in one batch of `count`.
+/// One request of the batch that was begun.
 fn ask(
     queue: &mut FlushQueue<Arc<Medium>>,
     request: &[u8],

@@ -7,14 +7,15 @@
 //!
 //! Who speaks here is hostile. Messages are received without a control buffer, so that descriptors never come in; each
 //! has one size, and any other, or another request, is the fault of the back end; answers, where it wants them,
-//! never wait for it to read. **A flood costs the device only**: however much is said is one change, at a look reads a bounded
-//! number of bytes, and after one that brought something the channel is not looked at for [`REST`]. What is said
-//! meanwhile waits in the socket, and when that is full, with the back end. So a driver, too, has time to read a configuration between two
-//! changes of its generation.
+//! never wait for it to read. **A flood costs the device only**: however much is said is one change, a look reads a bounded
+//! number of bytes, and after it the channel is not looked at for [`REST`]. What is said meanwhile waits in the socket, and
+//! when that is full, with the back end. So a driver, too, has time to read a configuration between two changes of its
+//! generation.
 //!
 //! One pair of sockets serves all back ends of a device, since the serving filter has no `socketpair`. What a predecessor
-//! that is gone has left unread is thrown away; one that is not gone, as only somebody else's can be, can make its successor
-//! look at fault, which is that device's loss.
+//! that is gone has left unread there, in either direction, is thrown away. One that is not gone yet (one that is being
+//! replaced, or somebody else's) can make its successor look at fault once, which is that device's loss; and one that has
+//! shut its end down has done so for all that come after it, who are then not heard, and not at fault.
 
 use super::fault::Fault;
 use crate::Error;
@@ -41,6 +42,8 @@ pub struct BackendChannel {
     pub(super) theirs: OwnedFd,
     header: [u8; HEADER],
     filled: usize,
+    /// Nobody can say anything here any more.
+    ended: bool,
     rests_until: Option<Instant>,
 }
 
@@ -50,13 +53,19 @@ impl BackendChannel {
         let (family, kind) = (AddressFamily::Unix, SockType::Stream);
         let (ours, theirs) = socketpair(family, kind, None, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)
             .map_err(|errno| Error::System { call: "socketpair", errno })?;
-        Ok(Self { ours, theirs, header: [0; HEADER], filled: 0, rests_until: None })
+        Ok(Self { ours, theirs, header: [0; HEADER], filled: 0, ended: false, rests_until: None })
     }
 
-    /// What SET_BACKEND_REQ_FD carries.
+    /// What SET_BACKEND_REQ_FD carries; nothing, if nothing can be said there any more.
     #[must_use]
-    pub fn descriptor(&self) -> RawFd {
-        self.theirs.as_raw_fd()
+    pub fn descriptor(&self) -> Option<RawFd> {
+        (!self.ended).then(|| self.theirs.as_raw_fd())
+    }
+
+    /// Whether something may yet be said there.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        !self.ended
     }
 
     /// How long it is not to be looked at yet.
@@ -66,13 +75,17 @@ impl BackendChannel {
         (!left.is_zero()).then_some(left)
     }
 
-    /// Forgets what a back end that is gone has left there.
+    /// Forgets what a back end that is gone has left there, and what it was answered and has not read.
     pub fn renew(&mut self) {
         self.filled = 0;
         let mut left = [0; 4096];
-        for _ in 0..MOST_LEFT {
-            if !matches!(self.receive_into(&mut left), Ok(Some(_))) {
-                return;
+        for socket in [&self.ours, &self.theirs] {
+            for _ in 0..MOST_LEFT {
+                // What came with descriptors is gone as well, and they with it.
+                match receive_into(socket, &mut left) {
+                    Ok(Received::Bytes(_)) | Err(Fault::BackendDescriptors) => {}
+                    _ => break,
+                }
             }
         }
     }
@@ -100,7 +113,14 @@ impl BackendChannel {
         while self.filled < HEADER {
             let mut header = self.header;
             let rest = header.get_mut(self.filled..).unwrap_or_default();
-            let Some(bytes) = self.receive_into(rest)? else { return Ok(None) };
+            let bytes = match receive_into(&self.ours, rest)? {
+                Received::Bytes(bytes) => bytes,
+                Received::Nothing => return Ok(None),
+                Received::End => {
+                    self.ended = true;
+                    return Ok(None);
+                }
+            };
             self.header = header;
             self.filled = self.filled.saturating_add(bytes);
         }
@@ -112,26 +132,6 @@ impl BackendChannel {
             return Err(Fault::BackendRequest { id, flags, size });
         }
         Ok(Some(flags & needs_reply != 0))
-    }
-
-    /// Some bytes, if there are any.
-    fn receive_into(&self, buffer: &mut [u8]) -> Result<Option<usize>, Fault> {
-        let mut slices = [IoSliceMut::new(buffer)];
-        loop {
-            let received = recvmsg::<()>(self.ours.as_raw_fd(), &mut slices, None, MsgFlags::MSG_DONTWAIT)
-                .map(|message| (message.bytes, message.flags));
-            match received {
-                Ok((_, flags)) if flags.contains(MsgFlags::MSG_CTRUNC) => {
-                    return Err(Fault::BackendDescriptors);
-                }
-                // Whoever had the other end has shut it down, and will say nothing more.
-                Ok((0, _)) => return Err(Fault::Closed),
-                Ok((bytes, _)) => return Ok(Some(bytes)),
-                Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => return Ok(None),
-                Err(errno) => return Err(Fault::System { call: "recvmsg", errno }),
-            }
-        }
     }
 
     fn answer(&self) -> Result<(), Fault> {
@@ -147,6 +147,33 @@ impl BackendChannel {
     }
 }
 
+/// What there is to be read.
+enum Received {
+    /// So many bytes.
+    Bytes(usize),
+    /// Nothing now.
+    Nothing,
+    /// Nothing ever: somebody who had the other end has shut it down.
+    End,
+}
+
+/// Never waits.
+fn receive_into(socket: &OwnedFd, buffer: &mut [u8]) -> Result<Received, Fault> {
+    let mut slices = [IoSliceMut::new(buffer)];
+    loop {
+        let received = recvmsg::<()>(socket.as_raw_fd(), &mut slices, None, MsgFlags::MSG_DONTWAIT)
+            .map(|message| (message.bytes, message.flags));
+        match received {
+            Ok((_, flags)) if flags.contains(MsgFlags::MSG_CTRUNC) => return Err(Fault::BackendDescriptors),
+            Ok((0, _)) => return Ok(Received::End),
+            Ok((bytes, _)) => return Ok(Received::Bytes(bytes)),
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => return Ok(Received::Nothing),
+            Err(errno) => return Err(Fault::System { call: "recvmsg", errno }),
+        }
+    }
+}
+
 impl AsFd for BackendChannel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.ours.as_fd()
@@ -156,7 +183,7 @@ impl AsFd for BackendChannel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
+    use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
 
     const CHANGE: [u32; 3] = [2, VERSION, 0];
@@ -207,9 +234,40 @@ mod tests {
             theirs.write_all(&bytes([id, flags, size])).unwrap();
             assert_eq!(channel.look(Instant::now(), true), Err(Fault::BackendRequest { id, flags, size }));
         }
-        let (mut channel, theirs) = channel();
+    }
+
+    #[test]
+    fn an_end_that_is_shut_down_is_silent_and_nobodys_fault() {
+        let (mut channel, mut theirs) = channel();
+        theirs.write_all(&bytes(CHANGE)).unwrap();
         theirs.shutdown(std::net::Shutdown::Write).unwrap();
-        assert_eq!(channel.look(Instant::now(), true), Err(Fault::Closed));
+        assert_eq!(channel.look(Instant::now(), true), Ok(true));
+        assert!(!channel.is_open() && channel.descriptor().is_none());
+        channel.renew();
+        assert_eq!(channel.look(Instant::now(), true), Ok(false));
+    }
+
+    #[test]
+    fn what_was_left_with_descriptors_and_what_was_answered_goes_with_who_left_it() {
+        let (mut channel, mut theirs) = channel();
+        for _ in 0..3 {
+            crate::frontend::tests::send_with_fd(&theirs, &bytes(CHANGE), theirs.as_raw_fd());
+        }
+        channel.renew();
+        let wanted = bytes([2, VERSION | 8, 0]);
+        loop {
+            theirs.write_all(&wanted).unwrap();
+            if channel.look(Instant::now(), true) == Err(Fault::Unread) {
+                break;
+            }
+        }
+        channel.renew();
+        theirs.write_all(&wanted).unwrap();
+        assert_eq!(channel.look(Instant::now(), true), Ok(true));
+        theirs.set_nonblocking(true).unwrap();
+        let mut answers = Vec::new();
+        let _would_block = theirs.read_to_end(&mut answers);
+        assert_eq!(answers.len(), 20, "the successor's own");
     }
 
     #[test]

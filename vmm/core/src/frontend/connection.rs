@@ -40,9 +40,13 @@ impl Deadline {
     /// Time left, at least a millisecond so as not to spin; `None` once it has passed.
     fn left(self) -> Option<PollTimeout> {
         let left = self.0.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
-        let milliseconds = left.as_millis().saturating_add(1);
-        Some(u16::try_from(milliseconds).unwrap_or(u16::MAX).into())
+        Some(whole_milliseconds(left))
     }
+}
+
+/// As poll(2) counts, at least one.
+pub(super) fn whole_milliseconds(time: Duration) -> PollTimeout {
+    u16::try_from(time.as_millis().saturating_add(1)).unwrap_or(u16::MAX).into()
 }
 
 /// See above.

@@ -56,7 +56,8 @@ pub fn attach(
     let mut connection = Connection::new(socket);
     // What has no configuration has none that could change.
     let channel = if kind.config_size > 0 { Some(BackendChannel::new()?) } else { None };
-    let wanted = Wanted { kind, queues, limit, channel: channel.as_ref().map(BackendChannel::descriptor) };
+    let wanted =
+        Wanted { kind, queues, limit, channel: channel.as_ref().and_then(BackendChannel::descriptor) };
     let agreement = session::handshake(&mut connection, &wanted)
         .map_err(|fault| Error::Device { name: name.clone(), problem: fault.to_string() })?;
 
@@ -86,6 +87,7 @@ pub fn attach(
         kind,
         limit,
         link: Link::Up(connection),
+        attached: agreement.config.clone(),
         agreement,
         activation: None,
         started: false,

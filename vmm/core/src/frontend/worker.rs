@@ -20,7 +20,7 @@
 
 use super::backend_channel::BackendChannel;
 use super::config_writes::ConfigWrites;
-use super::connection::{Connection, Deadline};
+use super::connection::{Connection, Deadline, whole_milliseconds};
 use super::fault::Fault;
 use super::mailbox::{Mailbox, Succession, Work};
 use super::session::{self, Agreement, From, Shares, Wanted};
@@ -56,6 +56,8 @@ pub struct Worker {
     pub(super) link: Link,
     /// What the last back end agreed to, and what its successor has to cover.
     pub(super) agreement: Agreement,
+    /// The configuration at the start.
+    pub(super) attached: Vec<u8>,
     /// What the guest has set up since its last reset.
     pub(super) activation: Option<Activation>,
     /// Whether a back end has heard of it: from then on requests may be in flight.
@@ -132,7 +134,8 @@ impl Worker {
 
     /// Whether the back end may say that its configuration has changed.
     fn listens(&self) -> bool {
-        matches!(self.link, Link::Up(_)) && self.agreement.announces_changes()
+        let open = self.channel.as_ref().is_some_and(BackendChannel::is_open);
+        matches!(self.link, Link::Up(_)) && self.agreement.announces_changes() && open
     }
 
     /// Takes what is said on the channel, and shows the driver what the configuration is now.
@@ -283,16 +286,21 @@ impl Worker {
 
     /// A handshake, and whether what comes of it can take the place of what there was.
     fn agree(&self, connection: &mut Connection) -> Result<Agreement, Fault> {
-        let channel = self.channel.as_ref().map(BackendChannel::descriptor);
+        let channel = self.channel.as_ref().and_then(BackendChannel::descriptor);
         let wanted = Wanted { kind: self.kind, queues: self.agreement.queues, limit: self.limit, channel };
         let agreement = session::handshake(connection, &wanted)?;
         let accepted = self.activation.as_ref().map_or(0, |activation| activation.features);
-        let mut old = self.agreement.clone();
-        self.config_writes.excuse(&mut old.config, &agreement.config);
-        if agreement.announces_changes() {
-            self.kind.excuse_settings(&mut old.config, &agreement.config);
-        }
-        agreement.succeeds(&old, accepted)?;
+        // As it was last, or at the start: what a predecessor announced before it was lost may have been a lie, and is no
+        // measure of who comes after it.
+        let as_it_was = |config: &[u8]| {
+            let mut old = Agreement { config: config.to_vec(), ..self.agreement.clone() };
+            self.config_writes.excuse(&mut old.config, &agreement.config);
+            if agreement.announces_changes() {
+                self.kind.excuse_settings(&mut old.config, &agreement.config);
+            }
+            agreement.succeeds(&old, accepted)
+        };
+        as_it_was(&self.agreement.config).or_else(|fault| as_it_was(&self.attached).map_err(|_| fault))?;
         if self.shares.inflight.is_some() && !agreement.tracks_requests() {
             return Err(Fault::Lacks("VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD, as its predecessor did"));
         }
@@ -412,8 +420,4 @@ impl Worker {
             }
         };
     }
-}
-
-fn whole_milliseconds(time: Duration) -> PollTimeout {
-    u16::try_from(time.as_millis().saturating_add(1)).unwrap_or(u16::MAX).into()
 }

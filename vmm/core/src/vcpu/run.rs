@@ -35,9 +35,6 @@ pub fn prepare(vcpu: &mut VcpuFd) -> Result<(), Error> {
 /// KVM leaves an access to `persistent` to this loop when what is there cannot be read or written: by failing, or, for an
 /// instruction that it emulates, as one to a device.
 pub fn run(vcpu: &mut VcpuFd, index: u8, bus: &Bus, persistent: &PersistentMemory) -> End {
-    let lost = |address: Option<u64>, write| {
-        address.map_or_else(|| persistent.lost_somewhere(), |address| persistent.lost(address, write))
-    };
     loop {
         match vcpu.run() {
             Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => {
@@ -45,11 +42,11 @@ pub fn run(vcpu: &mut VcpuFd, index: u8, bus: &Bus, persistent: &PersistentMemor
                     return End::Guest(exit);
                 }
             }
-            Ok(VcpuExit::MmioRead(address, data)) => match lost(Some(address), false) {
+            Ok(VcpuExit::MmioRead(address, data)) => match persistent.lost(address, false) {
                 None => bus.mmio_read(address, data),
                 Some(error) => return End::Failed(error),
             },
-            Ok(VcpuExit::MmioWrite(address, data)) => match lost(Some(address), true) {
+            Ok(VcpuExit::MmioWrite(address, data)) => match persistent.lost(address, true) {
                 None => bus.mmio_write(address, data),
                 Some(error) => return End::Failed(error),
             },
@@ -68,7 +65,7 @@ pub fn run(vcpu: &mut VcpuFd, index: u8, bus: &Bus, persistent: &PersistentMemor
                 let suberror = kvm_descriptors::internal_error(vcpu).unwrap_or(0);
                 return crash(vcpu, index, &format!("KVM internal error, suberror {suberror}"));
             }
-            Ok(VcpuExit::MemoryFault { gpa, .. }) => match lost(Some(gpa), false) {
+            Ok(VcpuExit::MemoryFault { gpa, .. }) => match persistent.lost(gpa, false) {
                 None => return crash(vcpu, index, &format!("KVM cannot reach guest memory at {gpa:#x}")),
                 Some(error) => return End::Failed(error),
             },
@@ -80,10 +77,12 @@ pub fn run(vcpu: &mut VcpuFd, index: u8, bus: &Bus, persistent: &PersistentMemor
                 Errno::EINTR | Errno::EAGAIN => {}
                 errno => {
                     // RAM is sealed and cannot be lost.
-                    let lost =
-                        Some(errno).filter(|errno| *errno == Errno::EFAULT).and_then(|_| lost(None, false));
-                    let crash = || crash(vcpu, index, &format!("KVM_RUN: {errno}"));
-                    return lost.map_or_else(crash, End::Failed);
+                    if errno == Errno::EFAULT
+                        && let Some(error) = persistent.lost_somewhere()
+                    {
+                        return End::Failed(error);
+                    }
+                    return crash(vcpu, index, &format!("KVM_RUN: {errno}"));
                 }
             },
         }

@@ -137,6 +137,33 @@ fn what_the_user_may_set_may_differ_after_a_death_and_is_shown() {
 }
 
 #[test]
+fn a_lie_about_the_configuration_does_not_keep_out_who_tells_the_truth() {
+    let value = Arc::new(AtomicU8::new(1));
+    let mut bench = bench(configured(Arc::clone(&value)));
+    bench.set_up();
+    bench.until(FrontendReq::SET_VRING_ENABLE);
+    value.store(0x66, SeqCst);
+    bench.announce(1);
+    bench.await_byte(CONFIG, 0x66);
+    value.store(DEADLY, SeqCst);
+    bench.announce(1);
+    bench.lost();
+    for (new, fine) in [(0x67, false), (1, true)] {
+        value.store(new, SeqCst);
+        bench.succeed(configured(Arc::clone(&value)));
+        if fine {
+            serves_again(&bench);
+        } else {
+            assert!(bench.lost().contains("another configuration"));
+        }
+    }
+    assert_eq!(bench.byte(CONFIG), 1, "and the driver is shown it");
+    bench.write(0x14, 0, 1);
+    bench.await_status(0);
+    bench.end();
+}
+
+#[test]
 fn a_back_end_without_the_channel_is_offered_none_and_heard_no_more() {
     let without = PROTOCOL_FEATURES & !VhostUserProtocolFeatures::BACKEND_REQ.bits();
     let bench = bench(says(FrontendReq::GET_PROTOCOL_FEATURES, without));
