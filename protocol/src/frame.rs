@@ -17,7 +17,7 @@ pub const MAGIC: u32 = 0x006d_6d76;
 /// Frames of another major version are refused.
 pub const MAJOR: u8 = 1;
 /// Raised when an optional field or a message is added.
-pub const MINOR: u8 = 4;
+pub const MINOR: u8 = 5;
 /// Bytes of the header.
 pub const HEADER: usize = 16;
 
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn header_is_what_the_table_says() {
         let packet = encode(0x0102, b"abc", 2).unwrap();
-        assert_eq!(packet, b"vmm\0\x01\x04\x02\x01\x03\0\0\0\x02\0\0\0abc");
+        assert_eq!(packet, b"vmm\0\x01\x05\x02\x01\x03\0\0\0\x02\0\0\0abc");
         let (header, body) = Header::parse(&packet).unwrap();
         assert_eq!((header.kind, header.body, header.descriptors, body), (0x0102, 3, 2, &b"abc"[..]));
     }

@@ -1,4 +1,4 @@
-//! A launcher of minor version 1 to 3 and today's device program.
+//! A launcher of minor version 1 to 4 and today's device program.
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;

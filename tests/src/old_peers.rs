@@ -1,4 +1,4 @@
-//! The hand-over as programs of minor versions 1 to 3 have it, kept as it was: their frames, recorded, and how they read
+//! The hand-over as programs of minor versions 1 to 4 have it, kept as it was: their frames, recorded, and how they read
 //! those of others. Nothing here changes when the protocol does; that is what it is for. Between them there are but
 //! optional fields of the set-up, which are sent only when they say something, and what a device keeps, which it is given only
 //! when it asks.
@@ -7,14 +7,15 @@
 //! that it does not know, and a number of descriptors other than it knows of, and ends the peer that sent it.
 
 /// `NAME HEX` on each line, `#` for comments; written by `cargo xtask record-peers`.
-const RECORDED: [&str; 3] = [
+const RECORDED: [&str; 4] = [
     include_str!("../protocol/peers/minor-1.txt"),
     include_str!("../protocol/peers/minor-2.txt"),
     include_str!("../protocol/peers/minor-3.txt"),
+    include_str!("../protocol/peers/minor-4.txt"),
 ];
 
 /// The minor versions that were recorded.
-pub const MINORS: [u8; 3] = [1, 2, 3];
+pub const MINORS: [u8; 4] = [1, 2, 3, 4];
 
 /// A recorded frame of this minor version: `setup`, `query` and `stop` are the launcher's, `ready`, `counters` and `failed` a
 /// device's. Since minor version 3 a device `keeps`, and waits for the launcher's `keep`, before it is ready.

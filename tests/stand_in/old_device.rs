@@ -1,4 +1,4 @@
-//! A device program of minor version 1 to 3, as far as its control channel goes: it says what was recorded of one, and
+//! A device program of minor version 1 to 4, as far as its control channel goes: it says what was recorded of one, and
 //! ends at whatever one would have refused. Nobody is served.
 //!
 //! Which of them says the serial of its disk, `minor-N`.
