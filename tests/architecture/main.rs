@@ -109,6 +109,11 @@ fn policies_are_small_and_each_rule_says_who_needs_it() -> Checked {
 }
 
 #[test]
+fn each_device_that_can_be_limited_may_ask_for_the_time() -> Checked {
+    none(policies::without_a_clock(&policies::read(&Tree::of_repository()?)?))
+}
+
+#[test]
 fn versions_and_lints_stand_in_the_root_manifest() -> Checked {
     let tree = Tree::of_repository()?;
     none(manifests::violations(&tree)?)

@@ -13,9 +13,6 @@ use crate::request::{self, LONGEST, Operation, Span};
 use crate::server::Server;
 use crate::wire::{self, IN_HEADER, InHeader, OUT_HEADER, WRITE_IN, opcode};
 
-/// `hiprio`, on which nodes are forgotten.
-const HIPRIO: u16 = 1;
-
 /// A directory of the host as a virtio device.
 #[derive(Debug)]
 pub struct Fs {
@@ -49,7 +46,7 @@ impl Device for Fs {
     }
 
     fn queues(&self) -> u16 {
-        self.options.queues.saturating_add(HIPRIO)
+        self.options.all_queues()
     }
 
     fn reset(&self) -> bool {

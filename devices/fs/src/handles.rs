@@ -1,15 +1,22 @@
 //! The files that the driver has open, by the numbers that it was given for them.
+//!
+//! Nothing here is closed while whoever calls holds the lock over it: what is taken out is handed back, for on some file
+//! systems the last close of a file is when the host writes it.
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 
 /// Open files at once: of the guest as a whole. `RLIMIT_NOFILE` has room for them.
 pub const MOST: usize = 4096;
-/// Entries of open directories that are kept at once.
-const ENTRIES: usize = 1 << 18;
+/// Bytes of memory that entries of open directories take at once, all together.
+const LISTED: usize = 12 << 20;
+/// Bytes that an entry takes beside its name, at most: its place in a vector that doubles when it is full, and what malloc
+/// adds to a name.
+const ENTRY: usize = 2 * size_of::<Entry>() + 24;
 
 /// One of them.
 #[derive(Debug)]
@@ -19,7 +26,14 @@ pub struct Handle {
     /// A file or a directory.
     pub file: File,
     /// Of a directory: what was in it when it was last read from its beginning.
-    pub listing: Mutex<Vec<Entry>>,
+    listing: Mutex<Listing>,
+}
+
+impl Handle {
+    /// What was in the directory when it was last read from its beginning.
+    pub fn listing(&self) -> MutexGuard<'_, Listing> {
+        self.listing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// An entry of a directory.
@@ -33,36 +47,96 @@ pub struct Entry {
     pub name: Box<[u8]>,
 }
 
+/// Bytes that are left for entries: one number for all directories.
+#[derive(Debug, Clone)]
+pub struct Room(Arc<AtomicUsize>);
+
+impl Room {
+    /// So many.
+    pub fn new(bytes: usize) -> Self {
+        Self(Arc::new(AtomicUsize::new(bytes)))
+    }
+}
+
+/// Entries of one directory. Each has taken its room before it is kept, however many threads read directories at a time, and
+/// gives it back with the listing, whatever becomes of that.
+#[derive(Debug)]
+pub struct Listing {
+    entries: Vec<Entry>,
+    taken: usize,
+    room: Room,
+}
+
+impl Listing {
+    /// None yet.
+    pub fn new(room: Room) -> Self {
+        Self { entries: Vec::new(), taken: 0, room }
+    }
+
+    /// One more.
+    ///
+    /// # Errors
+    /// ENOMEM: there is no room for it.
+    pub fn push(&mut self, inode: u64, kind: u32, name: &[u8]) -> Result<(), Errno> {
+        let bytes = ENTRY.saturating_add(name.len());
+        let taken = self.room.0.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(bytes));
+        taken.map_err(|_| Errno::ENOMEM)?;
+        self.taken = self.taken.saturating_add(bytes);
+        self.entries.push(Entry { inode, kind, name: Box::from(name) });
+        Ok(())
+    }
+
+    /// All of them.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Forgets all, and makes another one that is empty.
+    pub fn renew(&mut self) -> Self {
+        *self = Self::new(self.room.clone());
+        Self::new(self.room.clone())
+    }
+}
+
+impl Drop for Listing {
+    fn drop(&mut self) {
+        self.entries = Vec::new();
+        self.room.0.fetch_add(self.taken, Relaxed);
+    }
+}
+
 /// All of them.
 #[derive(Debug)]
 pub struct Handles {
     handles: HashMap<u64, Arc<Handle>>,
     last: u64,
-    entries: usize,
+    room: Room,
 }
 
 impl Handles {
     /// None. Numbers follow `first`, as those of nodes do, and are not used again either.
     pub fn new(first: u64) -> Self {
-        Self { handles: HashMap::new(), last: first, entries: 0 }
+        Self { handles: HashMap::new(), last: first, room: Room::new(LISTED) }
     }
 
-    /// Closes all.
-    pub fn clear(&mut self) {
-        self.handles.clear();
-        self.entries = 0;
+    /// Takes all out.
+    #[must_use = "they are closed by whoever drops them, with no lock held"]
+    pub fn clear(&mut self) -> Vec<Arc<Handle>> {
+        // Not by a new map in its place: a thread's first asks the kernel for random bytes, which it may not while it serves.
+        self.handles.drain().map(|(_, handle)| handle).collect()
     }
 
-    /// Takes an open file.
+    /// Takes an open file in.
     ///
     /// # Errors
-    /// ENFILE: there are too many.
-    pub fn open(&mut self, node: u64, file: File) -> Result<u64, Errno> {
+    /// The file: there are too many (ENFILE).
+    pub fn open(&mut self, node: u64, file: File) -> Result<u64, File> {
         if self.handles.len() >= MOST {
-            return Err(Errno::ENFILE);
+            return Err(file);
         }
         self.last = self.last.wrapping_add(1);
-        self.handles.insert(self.last, Arc::new(Handle { node, file, listing: Mutex::default() }));
+        let listing = Mutex::new(Listing::new(self.room.clone()));
+        self.handles.insert(self.last, Arc::new(Handle { node, file, listing }));
         Ok(self.last)
     }
 
@@ -79,31 +153,11 @@ impl Handles {
         self.handles.values().find(|handle| handle.node == node).cloned()
     }
 
-    /// Closes it, if it is open.
-    pub fn close(&mut self, number: u64) {
-        if let Some(handle) = self.handles.remove(&number) {
-            self.entries = self.entries.saturating_sub(listed(&handle));
-        }
+    /// Takes it out, if it is open.
+    #[must_use = "it is closed by whoever drops it, with no lock held"]
+    pub fn close(&mut self, number: u64) -> Option<Arc<Handle>> {
+        self.handles.remove(&number)
     }
-
-    /// A directory is read from its beginning: this is in it.
-    ///
-    /// # Errors
-    /// ENOMEM: that is more than can be kept.
-    pub fn list(&mut self, handle: &Handle, listing: Vec<Entry>) -> Result<(), Errno> {
-        let others = self.entries.saturating_sub(listed(handle));
-        let entries = others.saturating_add(listing.len());
-        if entries > ENTRIES {
-            return Err(Errno::ENOMEM);
-        }
-        self.entries = entries;
-        *handle.listing.lock().unwrap_or_else(PoisonError::into_inner) = listing;
-        Ok(())
-    }
-}
-
-fn listed(handle: &Handle) -> usize {
-    handle.listing.lock().unwrap_or_else(PoisonError::into_inner).len()
 }
 
 #[cfg(test)]
@@ -114,14 +168,22 @@ mod tests {
         File::open("/dev/null").unwrap()
     }
 
+    /// As many with names of three bytes as there is room for.
+    fn filled(listing: &mut Listing) -> usize {
+        (0..).find(|_| listing.push(1, 4, b"abc").is_err()).unwrap()
+    }
+
     #[test]
     fn open_files_are_found_until_they_are_closed() {
         let mut handles = Handles::new(1 << 40);
         let number = handles.open(7, file()).unwrap();
         assert_eq!((handles.of(number).unwrap().node, handles.of_node(7).is_some()), (7, true));
-        handles.close(number);
+        let closed = handles.close(number).unwrap();
+        assert!(closed.file.metadata().is_ok() && Arc::strong_count(&closed) == 1, "for its taker to close");
         assert_eq!(handles.of(number).err(), Some(Errno::ESTALE));
         assert!(handles.of_node(7).is_none() && handles.open(7, file()).unwrap() > number);
+        let all = handles.clear();
+        assert!(all.len() == 1 && all.iter().all(|handle| Arc::strong_count(handle) == 1));
     }
 
     #[test]
@@ -130,12 +192,17 @@ mod tests {
         let one = handles.open(1, file()).unwrap();
         let other = handles.open(2, file()).unwrap();
         let (first, second) = (handles.of(one).unwrap(), handles.of(other).unwrap());
-        let entries = |count| vec![Entry { inode: 1, kind: 4, name: Box::default() }; count];
-        assert_eq!(handles.list(&first, entries(ENTRIES - 1)), Ok(()));
-        assert_eq!(handles.list(&second, entries(2)), Err(Errno::ENOMEM));
-        assert_eq!(handles.list(&first, entries(1)), Ok(()), "in place of what it had");
-        assert_eq!(handles.list(&second, entries(ENTRIES - 1)), Ok(()));
-        handles.close(other);
-        assert_eq!(handles.list(&first, entries(ENTRIES)), Ok(()));
+        let most = filled(&mut first.listing());
+        assert_eq!(most, LISTED / (ENTRY + 3));
+        assert_eq!(second.listing().push(1, 4, b"abc"), Err(Errno::ENOMEM));
+        drop(first.listing().renew());
+        assert_eq!(filled(&mut first.listing()), most, "in place of what it had");
+        drop(handles.close(one));
+        assert_eq!(second.listing().push(1, 4, b"abc"), Err(Errno::ENOMEM), "it is still being read");
+        drop(first);
+        assert_eq!(filled(&mut second.listing()), most);
+        drop((handles.clear(), second));
+        let third = handles.open(3, file()).unwrap();
+        assert_eq!(filled(&mut handles.of(third).unwrap().listing()), most);
     }
 }

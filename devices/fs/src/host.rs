@@ -10,6 +10,7 @@ use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::OpenOptionsExt;
 
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
@@ -22,7 +23,7 @@ use nix::sys::statvfs::{FsFlags, Statvfs, fstatvfs};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, fsync, ftruncate, getgid, getuid, linkat, symlinkat, unlinkat};
 
-use crate::handles::Entry;
+use crate::handles::Listing;
 use crate::request::Time;
 use crate::wire::{Owners, Words};
 
@@ -67,7 +68,8 @@ impl Host {
     /// # Errors
     /// It cannot be opened, or can be written where it should not.
     pub fn new(readonly: bool) -> Result<Self, String> {
-        let root = File::open("/").map_err(|error| error.to_string())?;
+        let root = File::options().read(true).custom_flags(WALK.bits()).open("/");
+        let root = root.map_err(|error| error.to_string())?;
         let mount = fstatvfs(&root).map_err(|errno| errno.desc().to_owned())?;
         if readonly && !mount.flags().contains(FsFlags::ST_RDONLY) {
             return Err("it was to be read-only and is not".to_owned());
@@ -94,17 +96,28 @@ impl Host {
         open(directory, path, flags, Mode::empty())
     }
 
-    /// Opens a regular file that is there to be read and written as `flags` say.
+    /// Opens a regular file that is there to be read and written as `flags` say, and says what is known of it. What is no
+    /// regular file is not opened knowingly: a pipe's other end would see it, and a device may do something. It is if it
+    /// takes the place of one between the look and the opening, and then closed at once.
     ///
     /// # Errors
-    /// What openat2 says; ENXIO, EACCES for what is no regular file.
-    pub fn open_regular(&self, directory: &File, path: &CStr, flags: u32) -> Result<File, Errno> {
+    /// What openat2 says: ELOOP for a link; EACCES for what else is no regular file.
+    pub fn open_regular(&self, directory: &File, path: &CStr, flags: u32) -> Result<(File, Metadata), Errno> {
         let flags = access(flags)?;
         if self.readonly && flags.intersects(OFlag::O_WRONLY | OFlag::O_RDWR) {
             return Err(Errno::EROFS);
         }
-        let file = open(directory, path, flags, Mode::empty())?;
-        if look_at(&file)?.is_file() { Ok(file) } else { Err(Errno::EACCES) }
+        let look = |flags| {
+            let file = open(directory, path, flags, Mode::empty())?;
+            let found = look_at(&file)?;
+            match found.file_type() {
+                kind if kind.is_file() => Ok((file, found)),
+                kind if kind.is_symlink() => Err(Errno::ELOOP),
+                _ => Err(Errno::EACCES),
+            }
+        };
+        look(LOOK)?;
+        look(flags)
     }
 
     /// Makes a regular file, or opens one that is there unless `flags` have O_EXCL.
@@ -121,7 +134,7 @@ impl Host {
                 Ok(file)
             }
             Err(Errno::EEXIST) if flags & OFlag::O_EXCL.bits().cast_unsigned() == 0 => {
-                let file = self.open_regular(directory, name, flags)?;
+                let (file, _) = self.open_regular(directory, name, flags)?;
                 if flags & OFlag::O_TRUNC.bits().cast_unsigned() != 0 {
                     ftruncate(&file, 0)?;
                 }
@@ -143,11 +156,15 @@ impl Host {
         }
     }
 
-    /// Gives a file or directory other permissions.
+    /// Gives a file or directory other permissions. A link has none: fchmodat would give them to what it leads to. One that
+    /// takes the file's place after it was looked at is followed, to what it leads to in this process's root.
     ///
     /// # Errors
-    /// What fchmodat says.
+    /// What fchmodat says; EOPNOTSUPP for a link.
     pub fn set_mode(&self, directory: &File, name: &CStr, file: &Metadata, mode: u32) -> Result<(), Errno> {
+        if file.is_symlink() {
+            return Err(Errno::EOPNOTSUPP);
+        }
         let possible = if file.is_dir() { DIRECTORY_PERMISSIONS } else { PERMISSIONS };
         change_mode(directory, name, mode & possible)
     }
@@ -190,10 +207,9 @@ impl Host {
     /// # Errors
     /// What renameat2 says; EINVAL for flags beyond RENAME_NOREPLACE and RENAME_EXCHANGE.
     pub fn rename(&self, from: (&File, &CStr), to: (&File, &CStr), flags: u32) -> Result<(), Errno> {
-        let known = RenameFlags::RENAME_NOREPLACE | RenameFlags::RENAME_EXCHANGE;
-        let flags =
-            RenameFlags::from_bits(flags).filter(|flags| known.contains(*flags)).ok_or(Errno::EINVAL)?;
-        renameat2(from.0, from.1, to.0, to.1, flags)
+        let flags = RenameFlags::from_bits(flags);
+        let flags = flags.filter(|flags| RenameFlags::RENAME_NOREPLACE.contains(*flags));
+        renameat2(from.0, from.1, to.0, to.1, flags.ok_or(Errno::EINVAL)?)
     }
 
     /// Sets the length of a file that is open for writing.
@@ -247,19 +263,18 @@ impl Host {
         fsync(file)
     }
 
-    /// What is in a directory that is open to be read, with `.` and `..`.
+    /// Puts what is in a directory that is open to be read behind what is in `listing`, with `.` and `..`.
     ///
     /// # Errors
-    /// What openat2 and getdents64 say.
-    pub fn list(&self, directory: &File) -> Result<Vec<Entry>, Errno> {
+    /// What openat2 and getdents64 say; ENOMEM as soon as there is more than the listing has room for.
+    pub fn list(&self, directory: &File, mut listing: Listing) -> Result<Listing, Errno> {
         // One more open file, which stands at the beginning.
         let fresh: OwnedFd = open(directory, c".", LIST, Mode::empty())?.into();
-        let entries = Dir::from_fd(fresh)?.into_iter().map(|entry| {
+        for entry in Dir::from_fd(fresh)? {
             let entry = entry?;
-            let (inode, name) = (entry.ino(), Box::from(entry.file_name().to_bytes()));
-            Ok(Entry { inode, kind: kind(entry.file_type()), name })
-        });
-        entries.collect()
+            listing.push(entry.ino(), kind(entry.file_type()), entry.file_name().to_bytes())?;
+        }
+        Ok(listing)
     }
 
     /// `fuse_statfs_out` of the file system that the directory is on.
@@ -316,5 +331,29 @@ fn kind(of: Option<Type>) -> u32 {
         Some(Type::File) => 8,
         Some(Type::Symlink) => 10,
         Some(Type::Socket) => 12,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handles::Room;
+
+    #[test]
+    fn a_directory_is_read_as_far_as_there_is_room() {
+        let folder = tempfile::tempdir().unwrap();
+        for number in 100..200 {
+            File::create(folder.path().join(number.to_string())).unwrap();
+        }
+        let directory = File::open(folder.path()).unwrap();
+        let owners = Owners { uid: 0, gid: 0 };
+        let host = Host { root: directory.try_clone().unwrap(), owners, readonly: false };
+        let enough = Room::new(1 << 20);
+        let listing = host.list(&directory, Listing::new(enough)).unwrap();
+        assert_eq!(listing.entries().len(), 102);
+        let room = Room::new(4096);
+        assert_eq!(host.list(&directory, Listing::new(room.clone())).err(), Some(Errno::ENOMEM));
+        let mut after = Listing::new(room);
+        assert!(after.push(1, 8, &[b'x'; 3900]).is_ok(), "nothing of it is kept");
     }
 }

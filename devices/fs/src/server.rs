@@ -16,19 +16,40 @@ use nix::fcntl::OFlag;
 use crate::handles::{Handle, Handles};
 use crate::host::{Host, LIST, LOOK, WALK, look_at};
 use crate::nodes::{Identity, Nodes};
-use crate::request::{Operation, SetAttributes, Span};
+use crate::request::{Operation, SetAttributes, Span, Time};
 use crate::wire;
 
 /// The type bits of a mode, and those of a regular file.
 const TYPE: u32 = 0o170_000;
 const REGULAR: u32 = 0o100_000;
-/// `RENAME_EXCHANGE`.
-const EXCHANGE: u32 = 2;
 
 #[derive(Debug)]
 struct State {
     nodes: Nodes,
     handles: Handles,
+}
+
+impl State {
+    /// The driver is told of a file and given it open, or neither. Answers the numbers of the node and of the open file.
+    ///
+    /// # Errors
+    /// What there is too much of, and the file, for the caller to close without the lock.
+    fn created(
+        &mut self,
+        identity: Identity,
+        parent: u64,
+        name: &CStr,
+        file: File,
+    ) -> Result<(u64, u64), (Errno, File)> {
+        let node = match self.nodes.found(identity, parent, name) {
+            Ok(node) => node,
+            Err(errno) => return Err((errno, file)),
+        };
+        self.handles.open(node, file).map(|handle| (node, handle)).map_err(|file| {
+            self.nodes.forget(node, 1);
+            (Errno::ENFILE, file)
+        })
+    }
 }
 
 /// See above.
@@ -56,7 +77,8 @@ impl Server {
     /// What statx says of it.
     pub fn new(host: Host) -> Result<Self, Errno> {
         let root = Identity::of(&look_at(host.root())?);
-        // The high half, which is neither 0 nor that of the root: what a predecessor gave out had another.
+        // The high half, which is neither 0 nor that of the root: what a predecessor gave out had another, but for one
+        // chance in 2^31.
         let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
         let first = (random | 1 << 63) & !u64::from(u32::MAX);
         let state = State { nodes: Nodes::new(root, first), handles: Handles::new(first) };
@@ -67,7 +89,9 @@ impl Server {
     pub fn clear(&self) {
         let mut state = self.state();
         state.nodes.clear();
-        state.handles.clear();
+        let closed = state.handles.clear();
+        drop(state);
+        drop(closed);
     }
 
     /// A panic ends the process, so a poisoned lock is never seen.
@@ -104,7 +128,8 @@ impl Server {
             Operation::FileSystem => self.host.file_system(),
             Operation::Flush => Ok(Vec::new()),
             Operation::Release { handle } => {
-                self.state().handles.close(handle);
+                let closed = self.state().handles.close(handle);
+                drop(closed);
                 Ok(Vec::new())
             }
             Operation::Synchronize { handle } => self.synchronize(handle),
@@ -115,14 +140,13 @@ impl Server {
             Operation::ReadDirectory(span) => self.read_directory(span),
             Operation::Attributes { handle } => self.attributes(node, handle),
             Operation::SetAttributes(what) => self.set_attributes(node, what),
-            Operation::ReadLink => self.host.read_link(&self.open(node, LOOK)?),
+            Operation::ReadLink => self.host.read_link(&self.open(node, LOOK)?.0),
             Operation::Open { flags } => {
-                let file =
-                    self.open_with(node, |path| self.host.open_regular(self.host.root(), path, flags))?;
+                let file = self.open_regular(node, flags)?;
                 self.opened(node, file)
             }
             Operation::OpenDirectory => {
-                let file = self.open(node, LIST)?;
+                let (file, _) = self.open(node, LIST)?;
                 self.opened(node, file)
             }
             // The device's: they go straight between the file and guest memory.
@@ -134,7 +158,7 @@ impl Server {
 
     /// What is done to a name in the directory `node`.
     fn in_directory(&self, node: u64, operation: Operation<'_>) -> Result<Vec<u8>, Errno> {
-        let directory = self.open(node, WALK)?;
+        let (directory, _) = self.open(node, WALK)?;
         match operation {
             Operation::Lookup { name } => self.entry(node, &directory, name),
             Operation::SymbolicLink { name, target } => {
@@ -159,7 +183,7 @@ impl Server {
                 self.host.remove(&directory, name, true).map(|()| Vec::new())
             }
             Operation::Rename { name, to, new, flags } => {
-                self.rename((node, &directory, name), (to, new), flags).map(|()| Vec::new())
+                self.rename((&directory, name), (to, new), flags).map(|()| Vec::new())
             }
             Operation::Link { of, name } => {
                 let (from, old) = self.place(of)?;
@@ -169,9 +193,10 @@ impl Server {
             Operation::Create { name, flags, mode } => {
                 let file = self.host.create(&directory, name, flags, mode)?;
                 let found = look_at(&file)?;
-                let number = self.state().nodes.found(Identity::of(&found), node, name)?;
+                let created = self.state().created(Identity::of(&found), node, name, file);
+                let (number, handle) = created.map_err(|(errno, _file)| errno)?;
                 let mut answer = wire::entry_out(number, &found, self.host.owners());
-                answer.extend(self.opened(number, file)?);
+                answer.extend(wire::open_out(handle));
                 Ok(answer)
             }
             _ => Err(Errno::ENOSYS),
@@ -188,11 +213,15 @@ impl Server {
     }
 
     /// Opens a node by the first of its paths at which it still is.
-    fn open_with(&self, node: u64, open: impl Fn(&CStr) -> Result<File, Errno>) -> Result<File, Errno> {
+    fn open_with(
+        &self,
+        node: u64,
+        open: impl Fn(&CStr) -> Result<(File, Metadata), Errno>,
+    ) -> Result<(File, Metadata), Errno> {
         let (identity, paths) = self.state().nodes.paths(node)?;
         for path in paths {
             match open(&path) {
-                Ok(file) if Identity::of(&look_at(&file)?) == identity => return Ok(file),
+                Ok((file, found)) if Identity::of(&found) == identity => return Ok((file, found)),
                 // Something else is there now, or nothing.
                 Ok(_) | Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => {}
                 Err(errno) => return Err(errno),
@@ -201,8 +230,16 @@ impl Server {
         Err(Errno::ESTALE)
     }
 
-    fn open(&self, node: u64, flags: OFlag) -> Result<File, Errno> {
-        self.open_with(node, |path| self.host.open(self.host.root(), path, flags))
+    fn open(&self, node: u64, flags: OFlag) -> Result<(File, Metadata), Errno> {
+        self.open_with(node, |path| {
+            let file = self.host.open(self.host.root(), path, flags)?;
+            look_at(&file).map(|found| (file, found))
+        })
+    }
+
+    fn open_regular(&self, node: u64, flags: u32) -> Result<File, Errno> {
+        let open = |path: &CStr| self.host.open_regular(self.host.root(), path, flags);
+        self.open_with(node, open).map(|(file, _)| file)
     }
 
     /// The directory that a node is in, and its name there.
@@ -227,31 +264,26 @@ impl Server {
     }
 
     fn opened(&self, node: u64, file: File) -> Result<Vec<u8>, Errno> {
-        self.state().handles.open(node, file).map(wire::open_out)
+        let opened = self.state().handles.open(node, file);
+        opened.map(wire::open_out).map_err(|_file| Errno::ENFILE)
     }
 
-    fn rename(&self, from: (u64, &File, &CStr), to: (u64, &CStr), flags: u32) -> Result<(), Errno> {
-        let directory = self.open(to.0, WALK)?;
-        self.host.rename((from.1, from.2), (&directory, to.1), flags)?;
+    fn rename(&self, from: (&File, &CStr), to: (u64, &CStr), flags: u32) -> Result<(), Errno> {
+        let (directory, _) = self.open(to.0, WALK)?;
+        self.host.rename(from, (&directory, to.1), flags)?;
         // A name that is not there any more is found out when it is used; a new one has to be known.
-        self.renamed(to.0, &directory, to.1);
-        if flags & EXCHANGE != 0 {
-            self.renamed(from.0, from.1, from.2);
+        let found = self.host.open(&directory, to.1, LOOK).and_then(|file| look_at(&file));
+        if let Ok(found) = found {
+            // Without room for it the driver looks it up again, and is told.
+            let _known = self.state().nodes.named(Identity::of(&found), to.0, to.1);
         }
         Ok(())
-    }
-
-    fn renamed(&self, parent: u64, directory: &File, name: &CStr) {
-        let found = self.host.open(directory, name, LOOK).and_then(|file| look_at(&file));
-        if let Ok(found) = found {
-            self.state().nodes.named(Identity::of(&found), parent, name);
-        }
     }
 
     /// What is known of a node; of one without a name by any file that is open of it.
     fn look(&self, node: u64, handle: Option<u64>) -> Result<Metadata, Errno> {
         match self.open(node, LOOK) {
-            Ok(file) => look_at(&file),
+            Ok((_, found)) => Ok(found),
             Err(Errno::ESTALE) => {
                 let state = self.state();
                 let by_handle = handle.and_then(|number| state.handles.of(number).ok());
@@ -284,20 +316,27 @@ impl Server {
                 Some(open) => self.host.set_size(&open.file, size)?,
                 None => {
                     let write = OFlag::O_WRONLY.bits().cast_unsigned();
-                    let open = |path: &CStr| self.host.open_regular(self.host.root(), path, write);
-                    self.host.set_size(&self.open_with(node, open)?, size)?;
+                    self.host.set_size(&self.open_regular(node, write)?, size)?;
                 }
             }
         }
         let times = [what.access, what.modification];
         if times.iter().any(Option::is_some) {
-            match (self.place(node), &open) {
-                (Ok((directory, name)), _) => self.host.set_times(Ok((&directory, &name)), times)?,
-                (Err(_), Some(open)) => self.host.set_times(Err(&open.file), times)?,
-                (Err(errno), None) => return Err(errno),
-            }
+            self.set_times(node, open, times)?;
         }
         self.attributes(node, what.handle)
+    }
+
+    /// By its name, or without one by `open` or any file that is open of it. (For permissions that would be one more system
+    /// call, fchmod; a length takes a file that is open for writing, which the driver knows.)
+    fn set_times(&self, node: u64, open: Option<Arc<Handle>>, times: [Option<Time>; 2]) -> Result<(), Errno> {
+        match self.place(node) {
+            Ok((directory, name)) => self.host.set_times(Ok((&directory, &name)), times),
+            Err(errno) => {
+                let open = open.or_else(|| self.state().handles.of_node(node)).ok_or(errno)?;
+                self.host.set_times(Err(&open.file), times)
+            }
+        }
     }
 
     fn synchronize(&self, handle: u64) -> Result<Vec<u8>, Errno> {
@@ -308,14 +347,16 @@ impl Server {
     fn read_directory(&self, span: Span) -> Result<Vec<u8>, Errno> {
         let handle = self.handle(span.handle)?;
         if span.offset == 0 {
-            let listing = self.host.list(&handle.file)?;
-            self.state().handles.list(&handle, listing)?;
+            // The old one has to go first, to make room.
+            let empty = handle.listing().renew();
+            let listing = self.host.list(&handle.file, empty)?;
+            *handle.listing() = listing;
         }
         let room = usize::try_from(span.size.min(wire::MAX_TRANSFER)).unwrap_or_default();
-        let listing = handle.listing.lock().unwrap_or_else(PoisonError::into_inner);
+        let listing = handle.listing();
         let at = usize::try_from(span.offset).unwrap_or(usize::MAX);
         let mut answer = Vec::new();
-        for (entry, next) in listing.iter().zip(1u64..).skip(at) {
+        for (entry, next) in listing.entries().iter().zip(1u64..).skip(at) {
             if answer.len().saturating_add(wire::directory_entry_size(entry.name.len())) > room {
                 break;
             }

@@ -155,9 +155,9 @@ impl Words {
 }
 
 /// `fuse_out_header` of an answer with so many bytes behind it; `error` is the number of one, or 0.
-pub fn out_header(length: u32, error: i32, unique: u64) -> Vec<u8> {
+pub fn out_header(length: u32, error: i32, unique: u64) -> [u8; OUT_HEADER] {
     let negative = error.wrapping_neg().cast_unsigned();
-    Words::default().u32(&[length, negative]).u64(&[unique]).0
+    (u128::from(length) | u128::from(negative) << 32 | u128::from(unique) << 64).to_le_bytes()
 }
 
 /// `fuse_init_out`.

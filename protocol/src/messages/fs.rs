@@ -25,6 +25,11 @@ pub(super) struct Wire {
 }
 
 impl FsOptions {
+    /// Of the device: one that must not wait (`hiprio`), and the request queues.
+    pub fn all_queues(&self) -> u16 {
+        self.queues.saturating_add(1)
+    }
+
     /// Whether each is within its limits.
     ///
     /// # Errors

@@ -23,7 +23,9 @@ use std::process::{Command, Stdio};
 use client::{Client, long};
 use front_end::Device;
 use front_end::driver::Driver;
-use nix::libc::{EACCES, EEXIST, EINVAL, ENOENT, ENOTEMPTY, EPERM, EROFS, ESTALE, O_EXCL, O_RDONLY, O_RDWR};
+use nix::libc::{
+    EACCES, EBADF, EEXIST, EINVAL, ENOENT, ENOTEMPTY, EPERM, EROFS, ESTALE, O_EXCL, O_RDONLY, O_RDWR,
+};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_device-fs");
 const ROOT: u64 = 1;
@@ -118,6 +120,9 @@ fn names_come_and_go_as_they_do_on_the_host() {
     assert_eq!(client.write(one.node, handle, 0, b"open"), Ok(4));
     assert_eq!(client.attributes(one.node).unwrap().size, 4, "without a name, and open");
     assert_eq!(client.set(one.node, SIZE | FH | MTIME, handle, 2, 0).unwrap().size, 2);
+    let time = client::body(&[client::pair(MTIME, 0), 0, 0, 0, 0, 1234, 0, 0, 0, 0, 0], b"");
+    assert_eq!(client.ask(4, one.node, &time).map(|bytes| long(&bytes, 48)), Ok(1234), "by any that is open");
+    assert_eq!(client.set(one.node, MODE, 0, 0, 0o700), Err(ESTALE), "permissions are set by name");
     client.release(one.node, handle);
     for number in 0..500 {
         client.create(folder.node, &format!("{number:03}"), O_RDWR, 0o600).unwrap();
@@ -132,9 +137,9 @@ fn names_come_and_go_as_they_do_on_the_host() {
     assert_eq!(client.lookup(folder.node, "007").unwrap().size, 0, "a directory that was moved");
     let (file, _) = client.create(ROOT, "file", O_RDWR, 0o600).unwrap();
     assert_eq!(client.rename((ROOT, "file"), (ROOT, "other"), 1), Err(EEXIST));
-    assert_eq!(client.rename((ROOT, "file"), (ROOT, "other"), 2), Ok(Vec::new()), "exchanged");
-    assert_eq!(client.lookup(ROOT, "other").unwrap().node, file.node);
-    assert_eq!(client.lookup(ROOT, "file").unwrap().node, folder.node);
+    assert_eq!(client.rename((ROOT, "file"), (ROOT, "other"), 2), Err(EINVAL), "in exchange");
+    assert_eq!(client.lookup(ROOT, "file").unwrap().node, file.node);
+    assert_eq!(client.lookup(ROOT, "other").unwrap().node, folder.node);
     assert!(client.lookup(folder.node, "008").is_ok());
     assert_eq!(client.rename((ROOT, "file"), (ROOT, "third"), 4), Err(EINVAL), "a whiteout");
     drop(client);
@@ -218,6 +223,13 @@ fn a_read_only_directory_takes_no_change() {
     assert_eq!(client.set(file.node, MODE, 0, 0, 0o777).err(), Some(EROFS));
     assert_eq!(client.set(file.node, SIZE, 0, 0, 0).err(), Some(EROFS));
     assert_eq!(client.set(file.node, MTIME, 0, 0, 0).err(), Some(EROFS));
+    assert_eq!(client.link(file.node, ROOT, "new").err(), Some(EROFS));
+    assert_eq!(client.symlink(ROOT, "new", "file").err(), Some(EROFS));
+    let regular = client::body(&[client::pair(0o100_600, 0), 0], b"new\0");
+    assert_eq!(client.ask(8, ROOT, &regular), Err(EROFS));
+    let room = client::body(&[handle, 0, 1 << 20, 0], b"");
+    assert_eq!(client.ask(43, file.node, &room), Err(EBADF), "it is not open for writing");
+    assert_eq!(fs::read_dir(place.shared()).unwrap().count(), 1);
     assert_eq!(place.text("file"), "text");
     drop(client);
     ends_well(device);

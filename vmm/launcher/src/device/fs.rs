@@ -2,13 +2,10 @@
 
 use std::path::PathBuf;
 
-use protocol::{FsOptions, limits};
+use protocol::FsOptions;
 
 use super::Options;
 use crate::error::Error;
-
-/// `hiprio`, beside the request queues.
-const HIPRIO: u16 = 1;
 
 /// A directory that `device-fs` serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,7 +19,7 @@ pub struct Fs {
 impl Fs {
     /// Of its device.
     pub fn queues(&self) -> u16 {
-        self.options.queues.saturating_add(HIPRIO)
+        self.options.all_queues()
     }
 }
 
@@ -38,12 +35,6 @@ impl Options<'_> {
             path.ok_or_else(|| self.wrong("neither path=DIRECTORY nor socket=PATH is given".to_owned()))?;
         let tag =
             tag.ok_or_else(|| self.wrong("tag=NAME, by which the guest mounts it, is not given".to_owned()))?;
-        let most = limits::MAX_FS_TAG;
-        if tag.is_empty() || tag.len() > most || tag.contains('\0') {
-            return Err(
-                self.wrong(format!("tag={tag}: a tag has 1 to {most} bytes; this one has {}", tag.len()))
-            );
-        }
         let options = FsOptions { tag: tag.to_owned(), readonly, queues: queues.unwrap_or(1) };
         options.check().map_err(|error| self.wrong(error.to_string()))?;
         Ok(Fs { path: PathBuf::from(path), options })
@@ -85,7 +76,7 @@ mod tests {
             (&["fs,tag=a"][..], "neither path=DIRECTORY"),
             (&["fs,path=a"], "tag=NAME"),
             (&["fs,path=a,tag="], "1 to 36 bytes"),
-            (&[long.as_str()], "this one has 37"),
+            (&[long.as_str()], "length of a tag is 37"),
             (&["fs,path=a,tag=a,queues=64"], "1 to 63"),
             (&["fs,path=a,tag=a,read-only=on"], "did you mean 'readonly'"),
             (&["fs,path=a,tag=t", "rng", "fs,path=b,tag=t"], "tag=t is fs0's already"),
