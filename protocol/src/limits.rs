@@ -22,6 +22,8 @@ pub const MAX_NAME: usize = 32;
 pub const MAX_TEXT: usize = 1024;
 /// Bytes of a virtio-blk serial (virtio 1.3, 5.2.6, `VIRTIO_BLK_T_GET_ID`).
 pub const MAX_SERIAL: usize = 20;
+/// Bytes of the largest disk.
+pub const MAX_DISK: u64 = 1 << 62;
 /// The least MTU that IPv4 works with (virtio 1.2, 5.1.4.1).
 pub const MIN_MTU: u16 = 68;
 /// The largest: with its Ethernet header a frame has 65535 bytes.

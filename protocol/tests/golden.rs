@@ -173,6 +173,8 @@ fn launcher_to_device_and_back() {
     golden(&ToDevice::Keep, 0x0304, "00");
     golden(&FromDevice::Keeps, 0x0404, "00");
     golden(&ToDevice::Set(Setting::Balloon(300)), 0x0305, "00fb2c0100");
+    golden(&ToDevice::Set(Setting::Disk(None)), 0x0305, "010000");
+    golden(&ToDevice::Set(Setting::Disk(Some(1 << 33))), 0x0305, "0101fd000000000200000000");
     golden(&FromDevice::Set(SetOutcome::set()), 0x0406, "0000");
     golden(&FromDevice::Set(SetOutcome::refused("n\no")), 0x0406, "036e206f00");
     assert_eq!((ToDevice::Keep.fds(), FromDevice::Keeps.fds()), (1, 0));
@@ -235,6 +237,8 @@ fn control_client_to_launcher_and_back() {
     let set = SetDevice { device: "blk0".into(), setting: Setting::Balloon(300) };
     golden(&ToLauncher::Set(set), 0x0703, "04626c6b3000fb2c0100");
     golden(&FromLauncher::Set, 0x0804, "00");
+    let set = SetDevice { device: "blk0".into(), setting: Setting::Disk(Some(512)) };
+    golden(&ToLauncher::Set(set), 0x0703, "04626c6b300101fb000200");
     let status = DeviceStatus {
         name: "blk0".into(),
         state: "serving".into(),
@@ -330,7 +334,9 @@ fn values_beyond_their_limits_are_neither_sent_nor_received() {
         assert!(matches!(ToDevice::Setup(net(Some(mtu))).encode(), Err(Error::Limit { .. })), "{mtu}");
     }
     assert!(matches!(ToDevice::Setup(balloon(u64::MAX)).encode(), Err(Error::Limit { .. })));
-    assert!(matches!(ToDevice::Set(Setting::Balloon(u64::MAX)).encode(), Err(Error::Limit { .. })));
+    for setting in [Setting::Balloon(u64::MAX), Setting::Disk(Some(511)), Setting::Disk(Some(u64::MAX))] {
+        assert!(matches!(ToDevice::Set(setting).encode(), Err(Error::Limit { .. })));
+    }
     for setup in [console(Some((0, 24)), None), console(Some((80, 10000)), None), console(None, Some(0))] {
         assert!(matches!(ToDevice::Setup(setup).encode(), Err(Error::Limit { .. })));
     }

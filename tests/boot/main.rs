@@ -23,6 +23,8 @@ mod network;
 #[cfg(test)]
 mod persistent;
 #[cfg(test)]
+mod resize;
+#[cfg(test)]
 mod share;
 #[cfg(test)]
 mod sizes;

@@ -108,7 +108,7 @@ fn a_console_is_said_to_be_in_one_place() -> Result<()> {
 #[test]
 fn a_machine_is_controlled_by_name_and_word() -> Result<()> {
     says(&refused(USAGE, &["ctl"])?, &["VM"]);
-    says(&refused(USAGE, &["ctl", "vm.sock"])?, &["devices", "replace-device"]);
+    says(&refused(USAGE, &["ctl", "vm.sock"])?, &["devices", "replace-device", "resize-disk"]);
     says(&refused(USAGE, &["ctl", "vm.sock", "replace-devise", "blk0"])?, &["replace-device"]);
     says(&refused(USAGE, &["ctl", "vm.sock", "replace-device"])?, &["ID"]);
     says(&refused(USAGE, &["ctl", "vm.sock", "replace-device", "blk0", "--porgram", "x"])?, &["--program"]);

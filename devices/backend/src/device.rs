@@ -26,6 +26,9 @@ use crate::{Error, GuestPages, Keeper, Kept, Reader, Room, Writer};
 /// Why a ring breaks that gives a device a buffer beyond the memory that it knows.
 pub(crate) const OUTSIDE: &str = "a descriptor points outside guest memory";
 
+/// Why nothing, or nothing of the kind, can be set of a device.
+pub const NOTHING_TO_SET: &str = "this device has nothing of the kind to be set while it runs";
+
 /// A virtio device. One object for all its queues.
 pub trait Device: Send + Sync + 'static {
     /// Feature bits 0 to 23 and 50 to 127 that this device type defines and this device offers (virtio 1.2, §2.2).
@@ -52,8 +55,13 @@ pub trait Device: Send + Sync + 'static {
     /// # Errors
     /// Why not, in one line. Nothing has changed.
     fn set(&self, _setting: Setting) -> Result<bool, String> {
-        Err("this device has nothing of the kind to be set while it runs".to_owned())
+        Err(NOTHING_TO_SET.to_owned())
     }
+
+    /// A front end asks for the configuration, or begins without, and this process has not served yet: what of it the
+    /// resource says may be another than when the process began, as after a setting that the one which serves was told of.
+    /// For a spare that is long ago. Called any number of times, and not any more from the first ring or setting on.
+    fn look_again(&self) {}
 
     /// Back to the state of a device that no driver has touched. Answers as `write_config` does.
     fn reset(&self) -> bool {

@@ -36,7 +36,7 @@ mod vring;
 mod worker;
 
 pub use chain::{Reader, Writer};
-pub use device::{Arrival, Device, Handler, Needs, Receiver, Service};
+pub use device::{Arrival, Device, Handler, NOTHING_TO_SET, Needs, Receiver, Service};
 pub use error::Error;
 pub use file_io::{Durability, read_at, write_at};
 pub use keep::{Keeper, Kept};

@@ -61,7 +61,7 @@ pub(crate) struct Session {
 impl Session {
     /// `blamed`: the end of the process before this one may be the fault of a request that it was handling.
     pub(crate) fn new(
-        mut state: DeviceState,
+        state: DeviceState,
         workers: Vec<Worker>,
         inflight_file: InflightFile,
         unsealed: Unsealed,
@@ -71,7 +71,7 @@ impl Session {
         let vrings = workers.map(|(index, worker)| Vring::new(index, worker, blamed)).collect();
         let protocol_features = VhostUserProtocolFeatures::empty();
         let active = Active::default();
-        let configurable = !state.config().is_empty();
+        let configurable = state.is_configurable();
         Self {
             state,
             configurable,
@@ -141,6 +141,8 @@ impl Session {
 
     /// The user sets something. `Err` is why not, in one line.
     pub(crate) fn set(&mut self, setting: Setting) -> Result<Result<(), String>, Error> {
+        // Before this process looks at anything once more that it would then not tell of.
+        self.state.take_over();
         let before = self.state.config();
         if let Err(refused) = self.state.set(setting)? {
             return Ok(Err(refused));

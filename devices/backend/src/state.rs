@@ -2,7 +2,7 @@
 //! process.
 //!
 //! While a predecessor may still serve, this process only looks: it answers a front end that asks for the configuration
-//! with what the predecessor has kept. From its first ring, or the first change, the state is its own, and the keep is
+//! with what the predecessor has kept, and what the resource has become. From its first ring, or the first change, the state is its own, and the keep is
 //! written and read no more.
 
 use std::sync::Arc;
@@ -18,6 +18,8 @@ pub(crate) struct DeviceState {
     keep: Option<Keeper>,
     /// No predecessor changes it any more.
     own: bool,
+    /// The front end has asked for the configuration.
+    asked: bool,
     /// That what was kept is not understood has been said.
     complained: bool,
 }
@@ -25,7 +27,7 @@ pub(crate) struct DeviceState {
 impl DeviceState {
     /// Of a device that has this keep, or none.
     pub(crate) fn new(device: Arc<dyn Device>, keep: Option<Keeper>) -> Self {
-        Self { device, keep, own: false, complained: false }
+        Self { device, keep, own: false, asked: false, complained: false }
     }
 
     /// What the device offers.
@@ -36,12 +38,25 @@ impl DeviceState {
     /// The configuration space as it is now.
     pub(crate) fn config(&mut self) -> Vec<u8> {
         self.look();
+        if !self.own {
+            self.asked = true;
+            self.device.look_again();
+        }
         self.device.config()
     }
 
-    /// From here on it is this process's.
+    /// Whether there is a configuration.
+    pub(crate) fn is_configurable(&self) -> bool {
+        !self.device.config().is_empty()
+    }
+
+    /// From here on it is this process's. A front end that has asked for the configuration knows it as it was then, and one
+    /// that never did builds on what the resource is now.
     pub(crate) fn take_over(&mut self) {
         self.look();
+        if !self.own && !self.asked {
+            self.device.look_again();
+        }
         self.own = true;
     }
 

@@ -13,7 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 
-use device_backend::{Device, GiveBackError, GuestPages, Handler, Kept, Reader, Service, Writer, log_line};
+use device_backend::{
+    Device, GiveBackError, GuestPages, Handler, Kept, NOTHING_TO_SET, Reader, Service, Writer, log_line,
+};
 use protocol::{BalloonOptions, Setting};
 
 use crate::request::{self, Run};
@@ -75,7 +77,7 @@ impl Device for Balloon {
     }
 
     fn set(&self, setting: Setting) -> Result<bool, String> {
-        let Setting::Balloon(bytes) = setting;
+        let Setting::Balloon(bytes) = setting else { return Err(NOTHING_TO_SET.to_owned()) };
         let wanted = pages(bytes);
         Ok(self.num_pages.swap(wanted, Relaxed) != wanted)
     }

@@ -5,14 +5,20 @@
 //! (§5.2.6.2). That choice is the one thing that a disk's process must not forget: a driver that chose that writes be
 //! durable when they are answered sends no flush any more. It holds for every request that is taken after the driver's
 //! write to `writeback` was acknowledged; those answered before are as durable as they were.
+//!
+//! `capacity` is what the disk had when this process began or was last asked what it is before it served, or what the user
+//! said since ([`crate::size`]). It only grows, so that a request which was within it stays so. It is not kept: the disk
+//! itself says it to the next process.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::{AcqRel, Acquire};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
-use device_backend::{Device, Durability, Error, Handler, Kept, Reader, Service, Writer, fault_point};
+use device_backend::{
+    Device, Durability, Error, Handler, Kept, NOTHING_TO_SET, Reader, Service, Writer, fault_point,
+};
 use nix::errno::Errno;
-use protocol::BlkOptions;
+use protocol::{BlkOptions, Setting};
 
 use crate::disk::Disk;
 use crate::geometry::AlignedBuffer;
@@ -20,6 +26,7 @@ use crate::request::{
     CheckedSegment, ID_BYTES, Limits, MAX_DISCARD_SECTORS, MAX_SEGMENTS, MAX_WRITE_ZEROES_SECTORS, Range,
     Request, SegmentKind, parse, parse_segment,
 };
+use crate::size;
 use crate::wire::{Config, Header, SECTOR_SIZE, Segment, Status, feature};
 
 /// Bytes of the largest segment that drivers are asked to make. A larger one is served all the same.
@@ -34,7 +41,10 @@ const KEPT: u16 = 1;
 /// A disk as a virtio device.
 pub struct Blk {
     disk: Disk,
+    /// With the capacity of the start.
     limits: Limits,
+    /// In sectors, as the driver may use them.
+    capacity: AtomicU64,
     serial: [u8; ID_BYTES],
     queues: u16,
     queue_size: u16,
@@ -58,7 +68,18 @@ impl Blk {
         let (readonly, discard) = (options.readonly, options.discard && !options.readonly);
         let limits = Limits { capacity, readonly, discard, write_zeroes: true, most: u64::MAX };
         let (queues, queue_size) = (options.queues, options.queue_size);
-        Ok(Self { disk, limits, serial, queues, queue_size, writeback: AtomicBool::new(true) })
+        let (capacity, writeback) = (AtomicU64::new(capacity), AtomicBool::new(true));
+        Ok(Self { disk, limits, capacity, serial, queues, queue_size, writeback })
+    }
+
+    /// By what a request is judged that is taken now.
+    fn limits(&self) -> Limits {
+        Limits { capacity: self.capacity.load(Acquire), ..self.limits }
+    }
+
+    /// What the driver knows, in bytes.
+    fn known(&self) -> u64 {
+        self.capacity.load(Acquire).saturating_mul(SECTOR_SIZE)
     }
 
     /// How many segments of how many bytes drivers are to make of a request, of at most `seg_max`: not more than it may
@@ -116,7 +137,7 @@ impl Device for Blk {
         let (seg_max, size_max) = self.largest_request(seg_max);
         let segments = u32::try_from(MAX_SEGMENTS).unwrap_or(1);
         let config = Config {
-            capacity: self.limits.capacity,
+            capacity: self.capacity.load(Acquire),
             size_max,
             seg_max,
             blk_size: geometry.logical,
@@ -160,6 +181,22 @@ impl Device for Blk {
         match value {
             Some(value @ (0 | 1)) if !self.limits.readonly => self.set_writeback(*value == 1),
             _ => false,
+        }
+    }
+
+    /// How large the disk is to be. Nothing of that is to be kept.
+    fn set(&self, setting: Setting) -> Result<bool, String> {
+        let Setting::Disk(wanted) = setting else { return Err(NOTHING_TO_SET.to_owned()) };
+        let size = size::resized(&self.disk, self.known(), wanted, self.limits.readonly)?;
+        self.capacity.store(size / SECTOR_SIZE, Release);
+        Ok(false)
+    }
+
+    /// The user may have had a predecessor say more. What cannot be found out, or cannot be used, stays as it was: that is
+    /// for whoever changes the size to hear.
+    fn look_again(&self) {
+        if let Ok(size) = size::present(&self.disk, self.known()) {
+            self.capacity.fetch_max(size / SECTOR_SIZE, AcqRel);
         }
     }
 
@@ -237,12 +274,12 @@ impl BlkQueue {
         if reader.read_exact(&mut header).is_err() {
             return Status::IoErr;
         }
-        let limits = self.blk.limits;
+        let limits = self.blk.limits();
         match parse(Header::parse(header), reader.remaining(), writer.remaining(), limits) {
             Err(status) => status,
             Ok(request) => {
                 fault_point!(BeforeIo);
-                let status = self.perform(request, durability, reader, writer);
+                let status = self.perform(request, limits, durability, reader, writer);
                 fault_point!(AfterIo);
                 status
             }
@@ -252,6 +289,7 @@ impl BlkQueue {
     fn perform(
         &mut self,
         request: Request,
+        limits: Limits,
         durability: Durability,
         reader: &mut Reader<'_, '_>,
         writer: &mut Writer<'_, '_>,
@@ -269,15 +307,15 @@ impl BlkQueue {
                 let id = self.blk.serial.get(..length).unwrap_or_default();
                 if writer.write_all(id).is_ok() { Status::Ok } else { Status::IoErr }
             }
-            Request::Segments(kind, count) => self.segments(kind, count, durability, reader),
+            Request::Segments(kind, count) => self.segments((kind, count), limits, durability, reader),
         }
     }
 
     /// All segments are checked before the first is done.
     fn segments(
         &mut self,
-        kind: SegmentKind,
-        count: usize,
+        (kind, count): (SegmentKind, usize),
+        limits: Limits,
         durability: Durability,
         reader: &mut Reader<'_, '_>,
     ) -> Status {
@@ -288,7 +326,7 @@ impl BlkQueue {
             if reader.read_exact(&mut bytes).is_err() {
                 return Status::IoErr;
             }
-            match parse_segment(kind, bytes, self.blk.limits) {
+            match parse_segment(kind, bytes, limits) {
                 Ok(checked) => *segment = checked,
                 Err(status) => return status,
             }
@@ -385,6 +423,38 @@ mod tests {
                 assert!(!other.restore(&Kept { version, state }));
                 assert_eq!(other.config()[Config::WRITEBACK], 1, "as if reset");
             }
+        }
+    }
+
+    #[test]
+    fn requests_are_judged_by_the_size_that_the_user_set() {
+        let blk = blk(false);
+        let capacity = |blk: &Blk| u64::from_le_bytes(blk.config()[..8].try_into().unwrap());
+        let end = 1 << 11;
+        let fits = |blk: &Blk, sector| {
+            parse(Header { request_type: 1, sector }, 512, 0, blk.limits()) != Err(Status::IoErr)
+        };
+        assert!(fits(&blk, end - 1) && !fits(&blk, end) && capacity(&blk) == end);
+        assert!(blk.set(Setting::Disk(None)).is_err() && blk.set(Setting::Balloon(0)).is_err());
+        assert_eq!(blk.set(Setting::Disk(Some(2 << 20))), Ok(false));
+        assert!(fits(&blk, 2 * end - 1) && !fits(&blk, 2 * end) && capacity(&blk) == 2 * end);
+        assert!(blk.set(Setting::Disk(Some(1 << 20))).is_err());
+        blk.reset();
+        assert_eq!(capacity(&blk), 2 * end, "it is not the driver's to reset");
+    }
+
+    #[test]
+    fn a_process_that_does_not_serve_yet_follows_a_disk_that_grows_and_no_other() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(1 << 20).unwrap();
+        let mut blk = blk(false);
+        blk.disk = Disk::new(file.try_clone().unwrap().into(), false).unwrap();
+        for (size, sectors) in
+            [(1 << 20, 1 << 11), (3 << 20, 3 << 11), (1 << 20, 3 << 11), ((4 << 20) + 5, 3 << 11)]
+        {
+            file.set_len(size).unwrap();
+            blk.look_again();
+            assert_eq!(blk.limits().capacity, sectors);
         }
     }
 

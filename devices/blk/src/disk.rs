@@ -6,7 +6,7 @@
 //! neighbouring sector's new content be overwritten with its old.
 
 use std::os::fd::OwnedFd;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock};
 
 use device_backend::{Durability, Error, Reader, Writer, read_at, write_at};
 use nix::errno::Errno;
@@ -15,6 +15,7 @@ use nix::unistd::fdatasync;
 
 use crate::geometry::{AlignedBuffer, BUFFER, Geometry};
 use crate::request::Range;
+use crate::wire::SECTOR_SIZE;
 
 /// A disk, shared by all queues.
 pub struct Disk {
@@ -23,6 +24,8 @@ pub struct Disk {
     direct: bool,
     /// Held shared by a write, alone by a read-modify-write.
     writes: RwLock<()>,
+    /// For looking where the disk ends. Made ahead: allocating is for before the serving filter.
+    look: Mutex<AlignedBuffer>,
 }
 
 impl Disk {
@@ -32,13 +35,32 @@ impl Disk {
     /// See [`Geometry::of`].
     pub fn new(fd: OwnedFd, direct: bool) -> Result<Self, Error> {
         let geometry = Geometry::of(&fd, direct)?;
-        Ok(Self { fd, geometry, direct, writes: RwLock::new(()) })
+        Ok(Self { fd, geometry, direct, writes: RwLock::new(()), look: Mutex::new(AlignedBuffer::new()) })
     }
 
-    /// Its sizes.
+    /// Its sizes, as they were at the start.
     #[must_use]
     pub fn geometry(&self) -> Geometry {
         self.geometry
+    }
+
+    /// What its size is a multiple of, in bytes: of what the host's direct I/O takes, where that is used.
+    #[must_use]
+    pub fn unit(&self) -> u64 {
+        if self.direct { self.block() } else { SECTOR_SIZE }
+    }
+
+    /// Has `act` do something with the descriptor and a buffer of [`Disk::unit`] bytes, aligned for direct I/O.
+    ///
+    /// # Errors
+    /// Those of `act`.
+    pub fn with_block<T>(
+        &self,
+        act: impl FnOnce(&OwnedFd, &mut [u8]) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        let mut buffer = self.look.lock().unwrap_or_else(PoisonError::into_inner);
+        let unit = usize::try_from(self.unit()).unwrap_or(usize::MAX);
+        act(&self.fd, buffer.bytes().get_mut(..unit).ok_or(Errno::EIO)?)
     }
 
     /// Reads `range` into `writer`, which has room for exactly that, and returns the bytes written there. The end
@@ -239,7 +261,8 @@ mod tests {
         file.write_all_at(&content, 0).unwrap();
         let geometry = Geometry { size, logical, physical: logical, minimum_io: 0, optimal_io: 0 };
         let fd = file.try_clone().unwrap().into();
-        (Disk { fd, geometry, direct, writes: RwLock::new(()) }, file)
+        let look = Mutex::new(AlignedBuffer::new());
+        (Disk { fd, geometry, direct, writes: RwLock::new(()), look }, file)
     }
 
     fn contents(file: &std::fs::File, size: usize) -> Vec<u8> {

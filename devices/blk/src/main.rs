@@ -6,6 +6,7 @@ mod device;
 mod disk;
 mod geometry;
 mod request;
+mod size;
 mod wire;
 
 use std::fs::OpenOptions;

@@ -11,12 +11,27 @@ use crate::{Error, limits};
 pub enum Setting {
     /// How many bytes of its memory the guest is to give back to the host.
     Balloon(u64),
+    /// How large a disk is from now on, in bytes; none for as large as what it lies on is by now. Since minor version 5.
+    Disk(Option<u64>),
 }
 
 impl Setting {
+    /// The first minor version that knows it: whoever is older would end at it.
+    #[must_use]
+    pub fn since(self) -> u8 {
+        match self {
+            Self::Balloon(_) => 4,
+            Self::Disk(_) => 5,
+        }
+    }
+
     pub(super) fn check(self) -> Result<(), Error> {
         match self {
             Self::Balloon(bytes) => within("size of a balloon", bytes, 0, limits::MAX_MEMORY, "at most 384G"),
+            Self::Disk(None) => Ok(()),
+            Self::Disk(Some(bytes)) => {
+                within("size of a disk", bytes, 512, limits::MAX_DISK, "512 bytes to 4E")
+            }
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::exit_code;
 
 /// What is missing after `vmm ctl`, or after a machine.
-const CONTROL: &str = "say which machine and what to do: vmm ctl VM devices, vmm ctl VM replace-device ID, or vmm ctl VM balloon ID SIZE; see vmm ctl --help";
+const CONTROL: &str = "say which machine and what to do: vmm ctl VM devices, vmm ctl VM replace-device ID, vmm ctl VM resize-disk ID, or vmm ctl VM balloon ID SIZE; see vmm ctl --help";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -29,6 +29,8 @@ Examples:
   A machine whose devices' programs can be replaced while it runs, and the replacement of one:
     vmm --kernel vmlinuz --device blk,path=disk.raw --control-socket vm.sock
     vmm ctl vm.sock replace-device blk0 --program device-blk.new
+  A disk that is made larger under its guest:
+    vmm ctl vm.sock resize-disk blk0 20G
   A guest that gives memory back, and half of what it has from now on:
     vmm --kernel vmlinuz --memory 1G --device balloon --control-socket vm.sock
     vmm ctl vm.sock balloon balloon0 512M

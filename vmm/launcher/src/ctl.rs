@@ -42,6 +42,16 @@ pub enum Command {
         #[arg(value_name = "SIZE")]
         size: Size,
     },
+    /// Have the guest see that a disk is larger.
+    ResizeDisk {
+        /// The device's name, as in blk0.
+        #[arg(value_name = "ID")]
+        device: String,
+
+        /// As in 20G, to which a raw file is made longer; without it as large as the file or block device is by now.
+        #[arg(value_name = "SIZE")]
+        size: Option<Size>,
+    },
     /// Replace the program of a device by a new process of it, or of another program, under the running guest.
     ReplaceDevice {
         /// The device's name, as in blk0.
@@ -60,6 +70,10 @@ pub fn run(line: &ControlLine) -> Result<String, Error> {
         Command::Devices => (ToLauncher::Devices, None),
         Command::Balloon { device, size } => {
             let (device, setting) = (device.clone(), Setting::Balloon(size.0));
+            (ToLauncher::Set(SetDevice { device, setting }), None)
+        }
+        Command::ResizeDisk { device, size } => {
+            let (device, setting) = (device.clone(), Setting::Disk(size.map(|size| size.0)));
             (ToLauncher::Set(SetDevice { device, setting }), None)
         }
         Command::ReplaceDevice { device, program } => {

@@ -14,7 +14,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, pipe2};
 use protocol::limits::KEEP_SIZE;
-use protocol::{BlkOptions, Channel, DeviceOptions, DeviceSetup, FromDevice, Phase, Rates, ToDevice};
+use protocol::{
+    BlkOptions, Channel, DeviceOptions, DeviceSetup, FromDevice, Phase, Rates, Setting, ToDevice,
+};
 use sandbox_policies::Requirement;
 use sandbox_policies::spawn::{Child, Ended, Identity, Plan, spawn};
 
@@ -32,8 +34,8 @@ pub struct Launcher {
 /// One process of device-blk.
 pub struct Process {
     child: Child,
-    /// Held open: its end tells the device to go.
-    _control: Channel,
+    /// Its end tells the device to go.
+    control: Channel,
     log: File,
     pub connection: Connection,
 }
@@ -90,11 +92,20 @@ impl Launcher {
         control.send(&ToDevice::Keep, &[self.keep.as_fd()]).unwrap();
         let ready = control.receive::<FromDevice>(Phase::HandOver).unwrap();
         assert!(matches!(ready, Some((FromDevice::Ready(_), _))), "{ready:?}");
-        Process { child, _control: control, log: log.into(), connection: Connection { socket } }
+        Process { child, control, log: log.into(), connection: Connection { socket } }
     }
 }
 
 impl Process {
+    /// Sets something, and returns why that was refused; nothing if it was not.
+    pub fn set(&self, setting: Setting) -> String {
+        self.control.send(&ToDevice::Set(setting), &[]).unwrap();
+        match self.control.receive::<FromDevice>(Phase::Serving).unwrap() {
+            Some((FromDevice::Set(outcome), _)) => outcome.refused,
+            other => panic!("an answer: {other:?}"),
+        }
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.pid()), signal).unwrap();
     }
@@ -139,7 +150,7 @@ impl Process {
 
     /// Hangs up, and returns the log of a process that ended well.
     pub fn finish(self) -> String {
-        let Self { mut child, _control, mut log, connection } = self;
+        let Self { mut child, control: _control, mut log, connection } = self;
         drop(connection);
         assert_eq!(child.wait().unwrap(), Ended::Exited(0));
         let mut text = String::new();

@@ -21,4 +21,5 @@ mod deaths;
 mod front_end;
 mod image;
 mod launcher;
+mod resize;
 mod writer;

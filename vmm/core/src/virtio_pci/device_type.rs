@@ -13,6 +13,8 @@ const ANY_DEVICE_FEATURE: u64 = 0x00FF_FFFF;
 const BLK_FEATURES: u64 =
     1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 14;
 
+const DISK: u16 = 2;
+
 /// What the driver of a network device and its back end agree on between themselves (virtio 1.3, 5.1.3), VIRTIO_NET_F_*:
 /// CSUM, GUEST_CSUM, MTU, MAC, GUEST_TSO4, GUEST_TSO6, GUEST_ECN, GUEST_UFO, HOST_TSO4, HOST_TSO6, HOST_ECN, HOST_UFO,
 /// MRG_RXBUF, STATUS, GUEST_USO4, GUEST_USO6, HOST_USO, GUEST_HDRLEN, SPEED_DUPLEX.
@@ -95,21 +97,28 @@ impl DeviceType {
     }
 
     /// What of the configuration the user may set while the machine runs, so that it may be another after any back end
-    /// that announces such changes, or would have: `status` of a network, `cols` and `rows` of a console, `num_pages` of a
-    /// balloon (virtio 1.3, 5.1.4, 5.3.4, 5.5.4).
+    /// that announces such changes, or would have: `status` of a network, `capacity` of a disk, `cols` and `rows` of a
+    /// console, `num_pages` of a balloon (virtio 1.3, 5.1.4, 5.2.4, 5.3.4, 5.5.4).
     fn settings(&self) -> Range<usize> {
         match self.id {
             1 => 6..8,
+            2 => 0..8,
             3 | 5 => 0..4,
             _ => 0..0,
         }
     }
 
     /// Makes `old` say what `new` says where the user may have set something else.
+    ///
+    /// A disk may have become larger, and not smaller: what a driver has there may lie at its end, and a disk without that
+    /// is another one, to which nobody must write what was meant for the first.
     pub fn excuse_settings(&self, old: &mut [u8], new: &[u8]) {
         let settings = self.settings();
         if let (Some(old), Some(new)) = (old.get_mut(settings.clone()), new.get(settings)) {
-            old.copy_from_slice(new);
+            // Little-endian: the last byte counts most.
+            if self.id != DISK || new.iter().rev().ge(old.iter().rev()) {
+                old.copy_from_slice(new);
+            }
         }
     }
 
@@ -158,12 +167,31 @@ mod tests {
     #[test]
     fn what_the_user_may_set_may_differ_and_nothing_else() {
         let (old, new) = ([1; 12], [2; 12]);
-        for (id, same) in [(1, 6..8), (2, 0..0), (3, 0..4), (5, 0..4), (26, 0..0)] {
+        for (id, same) in [(1, 6..8), (2, 0..8), (3, 0..4), (5, 0..4), (26, 0..0)] {
             let mut excused = old;
             DeviceType::new(id).unwrap().excuse_settings(&mut excused, &new);
             assert!((0..12).all(|at| (excused[at] == 2) == same.contains(&at)), "{id}: {excused:?}");
         }
         DeviceType::new(5).unwrap().excuse_settings(&mut [], &[]);
+    }
+
+    #[test]
+    fn a_disk_may_have_grown_and_not_shrunk() {
+        let disk = DeviceType::new(DISK).unwrap();
+        for (old, new, fine) in [
+            (0x1_0000_u64, 0x1_0000_u64, true),
+            (0x1_0000, 0x1_0001, true),
+            (0xFF, 0x100, true),
+            (0x100, 0xFF, false),
+            (1, u64::MAX, true),
+            (u64::MAX, u64::MAX - 1, false),
+            (0x0200_0000_0000_0000, 0x01FF_FFFF_FFFF_FFFF, false),
+        ] {
+            let mut excused = [old.to_le_bytes(), [7; 8]].concat();
+            disk.excuse_settings(&mut excused, &[new.to_le_bytes(), [8; 8]].concat());
+            let expected = if fine { new } else { old };
+            assert_eq!(excused, [expected.to_le_bytes(), [7; 8]].concat(), "{old:#x} {new:#x}");
+        }
     }
 
     #[test]

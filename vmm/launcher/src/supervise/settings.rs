@@ -10,9 +10,6 @@ use protocol::{Failure, FailureKind, FromLauncher, SetDevice, SetOutcome, ToDevi
 use super::Supervisor;
 use crate::nearest;
 
-/// The first minor version of a program that knows the word.
-const SINCE: u8 = 4;
-
 impl Supervisor {
     /// Hands a setting on.
     pub(super) fn set(&mut self, client: u64, wanted: &SetDevice) -> Result<(), String> {
@@ -34,9 +31,10 @@ impl Supervisor {
             return Err(format!("the program of {name} is ending: try again when the next one serves"));
         };
         let minor = control.peer_minor();
-        if minor < SINCE {
+        let since = wanted.setting.since();
+        if minor < since {
             return Err(format!(
-                "the program of {name} is of minor version {minor}, and has known settings since {SINCE}: replace it by a \
+                "the program of {name} is of minor version {minor}, and has known this setting since {since}: replace it by a \
                  newer one with vmm ctl VM replace-device {name} --program PATH"
             ));
         }

@@ -138,6 +138,32 @@ pub fn what_cannot_be_asked_is_refused_with_its_reason() {
     ends_well(machine);
 }
 
+pub fn a_disk_is_resized_by_who_knows_how() {
+    let mut machine = controlled("obey");
+    let output = machine.ctl(&["resize-disk", "blk0", "8K"]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    machine.wait_for("blk0: told of Disk(Some(8192))");
+    fails(&machine.ctl(&["resize-disk", "blk0"]), DEVICE, &["vmm: a stand-in will not"]);
+    machine.wait_for("blk0: told of Disk(None)");
+    fails(&machine.ctl(&["resize-disk", "blk1"]), DEVICE, &["'blk1'", "did you mean 'blk0'"]);
+    fails(&machine.ctl(&["resize-disk"]), 2, &["ID"]);
+    fails(&machine.ctl(&["resize-disk", "blk0", "20"]), 2, &["20", "unit"]);
+    for size in ["0", "5000000T"] {
+        fails(&machine.ctl(&["resize-disk", "blk0", size]), 2, &["size of a disk", "512 bytes to 4E"]);
+    }
+    ends_well(machine);
+    // An older program would end at what it does not know: it is not sent that, and the user is told.
+    for minor in ["older", "of-minor-4"] {
+        let disk = format!("--device=blk,path=disk.raw,serial={minor}");
+        let mut machine = Machine::with("obey", &[&disk, "--control-socket=control"]);
+        machine.wait_until_confined();
+        fails(&machine.ctl(&["resize-disk", "blk0"]), DEVICE, &["has known this setting since 5", "replace"]);
+        machine.send(Signal::SIGTERM);
+        let ended = machine.end();
+        assert!(ended.code == Some(0) && !ended.log.contains("told of"), "{}", ended.log);
+    }
+}
+
 pub fn the_control_socket_goes_with_the_machine() {
     for end in [Signal::SIGTERM, Signal::SIGQUIT] {
         let mut machine = controlled("obey");

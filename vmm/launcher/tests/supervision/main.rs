@@ -20,7 +20,7 @@ use machine::Machine;
 use nix::sys::signal::Signal;
 
 /// Every test, by name.
-const TESTS: [(&str, fn()); 49] = [
+const TESTS: [(&str, fn()); 50] = [
     ("the_guests_own_ends_have_their_codes", the_guests_own_ends_have_their_codes),
     ("a_core_is_given_what_the_hand_over_lists", a_core_is_given_what_the_hand_over_lists),
     ("a_core_that_fails_is_heard_in_one_line", a_core_that_fails_is_heard_in_one_line),
@@ -121,6 +121,7 @@ const TESTS: [(&str, fn()); 49] = [
         "what_cannot_be_asked_is_refused_with_its_reason",
         control::what_cannot_be_asked_is_refused_with_its_reason,
     ),
+    ("a_disk_is_resized_by_who_knows_how", control::a_disk_is_resized_by_who_knows_how),
     ("the_control_socket_goes_with_the_machine", control::the_control_socket_goes_with_the_machine),
     (
         "the_control_socket_of_a_dead_launcher_is_replaced_and_that_of_a_live_one_not",

@@ -14,8 +14,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use protocol::{
     Abandon, Channel, Counter, Counters, DeviceLost, DeviceOptions, Exit, Failure, FailureKind, FromCore,
-    FromDevice, Message, Phase, Ready, Reconnect, Reconnected, Refused, Replace, ToCore, ToDevice, Violation,
-    frame, limits,
+    FromDevice, Message, Phase, Ready, Reconnect, Reconnected, Refused, Replace, SetOutcome, Setting, ToCore,
+    ToDevice, Violation, frame, limits,
 };
 
 /// The programs for which this one stands in.
@@ -90,7 +90,8 @@ fn device(control: &Channel) -> ExitCode {
             ready();
             control.send(&FromCore::Exited(Exit::PowerOff), &[]).expect("the launcher listens");
         }
-        "older" => return obey_as_an_older_one(control),
+        "older" => return obey_as_an_older_one(control, 2),
+        "of-minor-4" => return obey_as_an_older_one(control, 4),
         "ignore-stop" => {
             ready();
             std::thread::sleep(Duration::MAX);
@@ -112,22 +113,31 @@ fn obey(control: &Channel) -> ExitCode {
                 eprintln!("told to stop");
                 break;
             }
+            ToDevice::Set(setting) => {
+                eprintln!("told of {setting:?}");
+                let outcome = match setting {
+                    Setting::Disk(Some(_)) => SetOutcome::set(),
+                    _ => SetOutcome::refused("a stand-in\nwill not"),
+                };
+                control.send(&FromDevice::Set(outcome), &[]).expect("the launcher listens");
+            }
             _ => {}
         }
     }
     ExitCode::SUCCESS
 }
 
-/// A device of minor version 2, which has said so by its only frame and is not to be asked anything.
-fn obey_as_an_older_one(control: &Channel) -> ExitCode {
+/// A device of this minor version, which has said so by its only frame and is not to be asked what it does not know.
+fn obey_as_an_older_one(control: &Channel, minor: u8) -> ExitCode {
     let message = FromDevice::Ready(Ready { landlock_abi: 0, lacking: Vec::new() });
     let mut frame = frame::encode(message.kind(), &message.encode().expect("a body"), 0).expect("a frame");
-    *frame.get_mut(MINOR_AT).expect("a header") = 2;
+    *frame.get_mut(MINOR_AT).expect("a header") = minor;
     nix::unistd::write(control, &frame).expect("the launcher listens");
     while let Some((message, _)) = control.receive::<ToDevice>(Phase::Serving).expect("a message") {
         match message {
             ToDevice::Query => eprintln!("asked"),
             ToDevice::Stop => break,
+            ToDevice::Set(setting) => eprintln!("told of {setting:?}"),
             _ => {}
         }
     }

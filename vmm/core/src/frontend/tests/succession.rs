@@ -18,6 +18,7 @@ type Special = Option<ControlFlow<()>>;
 const SERVING: u8 = 15;
 const NEEDS_RESET: u8 = 0x4F;
 const INFLIGHT_SHMFD: u64 = 1 << 12;
+const BACKEND_REQ: u64 = 1 << 5;
 
 /// Dies when it gets `last`.
 pub fn dies_at(last: FrontendReq) -> impl FnMut(&mut UnixStream, &Request) -> Special + Send + 'static {
@@ -134,6 +135,62 @@ fn a_successor_that_is_another_device_is_refused_and_the_next_one_serves() {
     assert_eq!(bench.status(), SERVING);
     bench.succeed(|_, _| None);
     serves_again(&bench);
+    bench.end();
+}
+
+/// A disk of so many sectors, and the rest of its configuration as ever.
+fn with_capacity(sectors: u64) -> impl FnMut(&mut UnixStream, &Request) -> Special + Send + 'static {
+    move |stream, request| {
+        request.is(FrontendReq::GET_CONFIG).then(|| {
+            let mut body = request.body.clone();
+            body[12..].fill(0x5A);
+            body[12..20].copy_from_slice(&sectors.to_le_bytes());
+            stream.write_all(&message(request.id, REPLY, &body)).unwrap();
+            ControlFlow::Continue(())
+        })
+    }
+}
+
+#[test]
+fn a_disk_may_have_grown_when_its_successor_comes_and_a_smaller_one_is_another() {
+    let capacity = |bench: &Bench| {
+        let mut bytes = [0; 8];
+        bench.host.mmio_read(BAR + 0x2000, &mut bytes[..4]);
+        bench.host.mmio_read(BAR + 0x2004, &mut bytes[4..]);
+        u64::from_le_bytes(bytes)
+    };
+    let mut bench = bereft();
+    let first = u64::from_le_bytes([0x5A; 8]);
+    assert_eq!(capacity(&bench), first);
+    let dies = |sectors| {
+        let (mut serve, mut die) = (with_capacity(sectors), dies_at(FrontendReq::SET_VRING_ENABLE));
+        move |stream: &mut UnixStream, request: &Request| {
+            die(stream, request).or_else(|| serve(stream, request))
+        }
+    };
+    for (sectors, fine) in [
+        (first - 1, false),
+        (first + 1, true),
+        (first - 1, false),
+        (0, false),
+        (u64::MAX, true),
+        (first, true),
+    ] {
+        bench.succeed(dies(sectors));
+        let text = bench.lost();
+        assert_eq!(!text.contains("another configuration"), fine, "{text}");
+        assert!(!fine || capacity(&bench) == sectors, "{sectors}");
+    }
+    // One of which the core cannot know that it would have said so.
+    let (mut serve, mut says) = (
+        with_capacity(first + 1),
+        says(FrontendReq::GET_PROTOCOL_FEATURES, PROTOCOL_FEATURES & !BACKEND_REQ),
+    );
+    bench.succeed(move |stream, request| says(stream, request).or_else(|| serve(stream, request)));
+    assert!(bench.lost().contains("another configuration"));
+    bench.succeed(with_capacity(first + 2));
+    serves_again(&bench);
+    assert_eq!((capacity(&bench), bench.status()), (first + 2, SERVING));
     bench.end();
 }
 
