@@ -35,9 +35,11 @@ pub use error::Error;
 pub use fields::Fields;
 pub use message::Message;
 pub use messages::{
-    balloon::BalloonOptions,
+    balloon::{BALLOON_ACTUAL, BALLOON_TARGET, BalloonOptions},
     console::{ConsoleOptions, ConsoleSize, NoConsoleSize},
-    control::{DeviceStatus, FromLauncher, ReplaceDevice, Replaced, SetDevice, ToLauncher},
+    control::{
+        AskDevice, BalloonAmount, DeviceStatus, FromLauncher, ReplaceDevice, Replaced, SetDevice, ToLauncher,
+    },
     from_core::{
         Counter, Counters, DeviceLost, Exit, Failure, FailureKind, FromCore, Ready, Reconnected, Refused,
     },
@@ -48,6 +50,7 @@ pub use messages::{
     rates::{Rate, Rates},
     setting::{SetOutcome, Setting},
     spawner::{Connect, FromSpawner, NotConnected, Respawn, SpawnFailed, Spawned, ToSpawner},
+    statistics::{Statistic, Statistics},
     to_core::{Abandon, AttachDevice, CoreSetup, MemoryRegion, Reconnect, Replace, ToCore},
     to_device::{BlkOptions, DeviceOptions, DeviceSetup, ToDevice},
     violation::{Violation, ViolationFrame},

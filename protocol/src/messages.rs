@@ -11,6 +11,7 @@ pub(crate) mod pmem;
 pub(crate) mod rates;
 pub(crate) mod setting;
 pub(crate) mod spawner;
+pub(crate) mod statistics;
 pub(crate) mod to_core;
 pub(crate) mod to_device;
 pub(crate) mod violation;

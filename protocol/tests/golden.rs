@@ -4,12 +4,12 @@
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
 use protocol::{
-    Abandon, AttachDevice, BalloonOptions, BlkOptions, Connect, ConsoleOptions, ConsoleSize, CoreSetup,
-    Counter, Counters, DeviceLost, DeviceOptions, DeviceSetup, DeviceStatus, Error, Exit, Failure,
-    FailureKind, FromCore, FromDevice, FromLauncher, FromSpawner, FsOptions, MemoryRegion, Message,
-    NetOptions, NotConnected, Phase, PmemOptions, Rate, Rates, Ready, Reconnect, Reconnected, Refused,
-    Replace, ReplaceDevice, Replaced, Respawn, SetDevice, SetOutcome, Setting, SpawnFailed, Spawned, ToCore,
-    ToDevice, ToLauncher, ToSpawner, Violation, ViolationFrame, frame, limits,
+    Abandon, AskDevice, AttachDevice, BalloonAmount, BalloonOptions, BlkOptions, Connect, ConsoleOptions,
+    ConsoleSize, CoreSetup, Counter, Counters, DeviceLost, DeviceOptions, DeviceSetup, DeviceStatus, Error,
+    Exit, Failure, FailureKind, FromCore, FromDevice, FromLauncher, FromSpawner, FsOptions, MemoryRegion,
+    Message, NetOptions, NotConnected, Phase, PmemOptions, Rate, Rates, Ready, Reconnect, Reconnected,
+    Refused, Replace, ReplaceDevice, Replaced, Respawn, SetDevice, SetOutcome, Setting, SpawnFailed, Spawned,
+    Statistic, Statistics, ToCore, ToDevice, ToLauncher, ToSpawner, Violation, ViolationFrame, frame, limits,
 };
 use std::fmt::Debug;
 
@@ -177,6 +177,10 @@ fn launcher_to_device_and_back() {
     golden(&ToDevice::Set(Setting::Disk(Some(1 << 33))), 0x0305, "0101fd000000000200000000");
     golden(&FromDevice::Set(SetOutcome::set()), 0x0406, "0000");
     golden(&FromDevice::Set(SetOutcome::refused("n\no")), 0x0406, "036e206f00");
+    golden(&ToDevice::Statistics, 0x0306, "00");
+    let told = Statistics::Told(vec![Statistic { tag: 4, value: 300 }]);
+    golden(&FromDevice::Statistics(told), 0x0407, "000104fb2c0100");
+    golden(&FromDevice::Statistics(Statistics::refused("n\no")), 0x0407, "01036e206f00");
     assert_eq!((ToDevice::Keep.fds(), FromDevice::Keeps.fds()), (1, 0));
     golden(&ToDevice::Query, 0x0302, "00");
     golden(&ToDevice::Stop, 0x0303, "00");
@@ -246,8 +250,19 @@ fn control_client_to_launcher_and_back() {
         deaths: 2,
         restarts: 1,
         longest_pause_ms: 9,
+        balloon: None,
     };
-    golden(&FromLauncher::Devices(vec![status]), 0x0801, "0104626c6b300773657276696e67fb580202010900");
+    let devices = FromLauncher::Devices(vec![status.clone()]);
+    golden(&devices, 0x0801, "0104626c6b300773657276696e67fb580202010900");
+    let balloon = DeviceStatus { balloon: Some(BalloonAmount { target: 300, actual: 7 }), ..status.clone() };
+    golden(
+        &FromLauncher::Devices(vec![status, balloon]),
+        0x0801,
+        "0204626c6b300773657276696e67fb580202010904626c6b300773657276696e67fb58020201090101060101fb2c0107",
+    );
+    golden(&ToLauncher::Statistics(AskDevice { device: "blk0".into() }), 0x0704, "04626c6b3000");
+    let told = vec![Statistic { tag: 300, value: 5 }];
+    golden(&FromLauncher::Statistics(told), 0x0805, "01fb2c010500");
     golden(&FromLauncher::Replaced(Replaced { pid: 300, within_ms: 5 }), 0x0802, "fb58020500");
     golden(&FromLauncher::Failed(Failure::new(FailureKind::Device, "no")), 0x0803, "07026e6f00");
 }

@@ -16,8 +16,11 @@ pub(crate) struct QueueCounters {
     pub(crate) calls: AtomicU64,
 }
 
-/// The sums over all queues.
-pub(crate) fn report<'a>(queues: impl Iterator<Item = &'a QueueCounters>) -> Counters {
+/// The sums over all queues, and what the device says of itself.
+pub(crate) fn report<'a>(
+    queues: impl Iterator<Item = &'a QueueCounters>,
+    own: Vec<(&'static str, u64)>,
+) -> Counters {
     let (mut requests, mut kicks, mut calls) = (0u64, 0u64, 0u64);
     for queue in queues {
         requests = requests.wrapping_add(queue.requests.load(Relaxed));
@@ -25,5 +28,6 @@ pub(crate) fn report<'a>(queues: impl Iterator<Item = &'a QueueCounters>) -> Cou
         calls = calls.wrapping_add(queue.calls.load(Relaxed));
     }
     let entry = |(name, value): (&str, u64)| Counter { name: name.to_owned(), value };
-    Counters { entries: [("requests", requests), ("kicks", kicks), ("calls", calls)].map(entry).to_vec() }
+    let counted = [("requests", requests), ("kicks", kicks), ("calls", calls)];
+    Counters { entries: counted.into_iter().chain(own).map(entry).collect() }
 }

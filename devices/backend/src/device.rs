@@ -1,5 +1,5 @@
 //! What a device is to this library: feature bits, configuration bytes, queues, state, and who serves each queue:
-//! somebody who handles the requests that the driver makes, or somebody who fills the buffers that it offers. Nothing
+//! somebody who handles the requests that the driver makes, who fills the buffers that it offers, or who holds one. Nothing
 //! here knows about vhost-user or rings.
 //!
 //! # What outlives a process
@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use protocol::Setting;
 
-use crate::{Error, GuestPages, Keeper, Kept, Reader, Room, Writer};
+use crate::{Error, GuestPages, Inquiry, Keeper, Kept, Reader, Room, Writer};
 
 /// Why a ring breaks that gives a device a buffer beyond the memory that it knows.
 pub(crate) const OUTSIDE: &str = "a descriptor points outside guest memory";
@@ -62,6 +62,16 @@ pub trait Device: Send + Sync + 'static {
     /// resource says may be another than when the process began, as after a setting that the one which serves was told of.
     /// For a spare that is long ago. Called any number of times, and not any more from the first ring or setting on.
     fn look_again(&self) {}
+
+    /// What the user can ask the guest's driver, where that is something. The same for the life of the process.
+    fn inquiry(&self) -> Option<&Inquiry> {
+        None
+    }
+
+    /// Numbers that the user may want to know, beside those that the library counts. Names of letters, digits, `-` and `_`.
+    fn numbers(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
 
     /// Back to the state of a device that no driver has touched. Answers as `write_config` does.
     fn reset(&self) -> bool {
@@ -117,6 +127,16 @@ pub enum Service {
     Requests(Box<dyn Handler>),
     /// The host: a chain is a buffer that waits for something to arrive.
     Arrivals(Box<dyn Receiver>),
+    /// The host, by giving back the one buffer that the driver has offered: it is a question. For a driver that accepted
+    /// `feature`, a bit, that is; for any other the queue of this number is another, of requests.
+    Held {
+        /// For those that accepted it.
+        holder: Box<dyn Holder>,
+        /// The bit.
+        feature: u64,
+        /// For those that did not.
+        otherwise: Box<dyn Handler>,
+    },
 }
 
 /// Serves a queue of requests, on a thread of its own.
@@ -183,6 +203,24 @@ pub trait Receiver: Send {
     /// # Errors
     /// When nothing can arrive any more. The ring is then broken and stops.
     fn receive(&mut self, features: u64, room: &Room<'_, '_>) -> Result<Arrival, &'static str>;
+}
+
+/// Holds a queue's one buffer, on a thread of its own.
+pub trait Holder: Send {
+    /// What can be read from when the driver is to be asked; the same for the life of the process.
+    fn source(&self) -> BorrowedFd<'_>;
+
+    /// Looks at the buffer that is there. Called whenever there is one to be looked at: it may be the same as before.
+    fn look(&mut self, reader: Reader<'_, '_>) -> Turn;
+}
+
+/// What is to become of a buffer that was looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// It stays where it is: the source is to be waited for.
+    Hold,
+    /// It is the driver's again, which is asked thereby.
+    GiveBack,
 }
 
 /// The room for one arrival.

@@ -53,7 +53,8 @@
 //! was not taken, for the driver was told of nothing and expects nothing in it. Such a ring gives buffers back in the
 //! order of the available ring, so that those not given back are the ones from the used index on: all that a successor
 //! has to know is in guest memory. Nothing is noted, which would cost two stores and more for each packet, and nobody is
-//! blamed: what ends a process that receives may be the packet as well as the buffer, and no answer says "refused".
+//! blamed: what ends a process that receives may be the packet as well as the buffer, and no answer says "refused". A buffer
+//! that is held is such a one.
 
 mod area;
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The back end of every device program: take descriptors, confine, shake hands over vhost-user, map guest memory,
-//! serve split rings. It knows no device type; a device implements [`Device`], and [`Handler`] or [`Receiver`] for each
-//! queue, and its `main` is [`run`].
+//! serve split rings. It knows no device type; a device implements [`Device`], and [`Handler`], [`Receiver`] or [`Holder`]
+//! for each queue, and its `main` is [`run`].
 //!
 //! Top to bottom: `program` decides which life this process has; `spawned` is the confined one and
 //! `stand_alone` the other. `connection` and `message` turn bytes into requests, `session` and
@@ -19,6 +19,7 @@ mod error;
 pub mod fault;
 mod file_io;
 mod inflight;
+mod inquiry;
 mod keep;
 mod log;
 mod memory;
@@ -36,9 +37,10 @@ mod vring;
 mod worker;
 
 pub use chain::{Reader, Writer};
-pub use device::{Arrival, Device, Handler, NOTHING_TO_SET, Needs, Receiver, Service};
+pub use device::{Arrival, Device, Handler, Holder, NOTHING_TO_SET, Needs, Receiver, Service, Turn};
 pub use error::Error;
 pub use file_io::{Durability, read_at, write_at};
+pub use inquiry::Inquiry;
 pub use keep::{Keeper, Kept};
 pub use log::line as log_line;
 pub use memory::{GiveBackError, GuestPages};

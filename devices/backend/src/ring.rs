@@ -1,5 +1,5 @@
 //! A running split ring (virtio 1.2, §2.7): takes what the driver made available, has it handled, gives it back. This
-//! file serves rings of requests, `arrivals` those of buffers.
+//! file serves rings of requests, `arrivals` those of buffers, `held` those of one buffer that is held.
 //!
 //! Indices, used elements and notifications are `virtio-queue`'s. An error from its `iter` (an available index
 //! that jumped) or from [`collect`] means a broken ring: it stops, and says so once. What the crate lets pass
@@ -14,6 +14,7 @@
 //! one that was begun and is not to be repeated.
 
 mod arrivals;
+mod held;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -117,6 +118,11 @@ impl Ring {
         let again = again.unwrap_or_default();
         let taken = vec![false; layout.size.into()];
         Ok(Self { index, events, features, memory, queue, inflight, again, taken, unpublished: 0 })
+    }
+
+    /// What the driver accepted.
+    pub(crate) fn features(&self) -> u64 {
+        self.features
     }
 
     /// Where a successor would continue.

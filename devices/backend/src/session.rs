@@ -10,14 +10,13 @@
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use protocol::Setting;
+use protocol::{Counters, Setting};
 use vhost::vhost_user::message::{
     VhostUserConfig, VhostUserConfigFlags, VhostUserInflight, VhostUserMemoryRegion,
     VhostUserProtocolFeatures, VhostUserVirtioFeatures, VhostUserVringState,
 };
 use vm_memory::ByteValued;
 
-use crate::Error;
 use crate::announce::Announcements;
 use crate::inflight::{InflightArea, InflightFile};
 use crate::memory::{MemoryTable, Unsealed};
@@ -25,6 +24,7 @@ use crate::message::{Request, RingEvent};
 use crate::state::DeviceState;
 use crate::vring::{Active, Vring};
 use crate::worker::Worker;
+use crate::{Error, Inquiry, counters};
 
 const VIRTIO_F_INDIRECT_DESC: u64 = 1 << 28;
 pub(crate) const VIRTIO_F_EVENT_IDX: u64 = 1 << 29;
@@ -151,6 +151,29 @@ impl Session {
             self.announcements = self.announcements.take().filter(Announcements::config_changed);
         }
         Ok(Ok(()))
+    }
+
+    /// What is to be asked is asked. `Err` is why there is nobody to ask, in one line.
+    pub(crate) fn ask(&self) -> Result<(), &'static str> {
+        match self.state.inquiry() {
+            None => Err("this device has nothing of the kind to ask for"),
+            Some(inquiry) if self.active.features & inquiry.feature() == 0 => {
+                Err("the guest has no driver that offers them: it has not begun, or does not know how")
+            }
+            Some(inquiry) => {
+                inquiry.ask();
+                Ok(())
+            }
+        }
+    }
+
+    pub(crate) fn inquiry(&self) -> Option<&Inquiry> {
+        self.state.inquiry()
+    }
+
+    pub(crate) fn counters(&mut self) -> Counters {
+        let numbers = self.state.numbers();
+        counters::report(self.vrings.iter().map(Vring::worker).map(Worker::counters), numbers)
     }
 
     fn ring_request(&mut self, request: Request) -> Result<Reply<'_>, Error> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use protocol::{
-    Channel, DeviceSetup, Failure, FromDevice, Phase, Ready, SetOutcome, ToDevice, ViolationFrame,
+    Channel, DeviceSetup, Failure, FromDevice, Phase, Ready, SetOutcome, Statistics, ToDevice, ViolationFrame,
 };
 use sandbox_policies::{LastWord, Requirement, Stage};
 
@@ -17,9 +17,9 @@ use crate::memory::Unsealed;
 use crate::pace::{self, Lane};
 use crate::session::Session;
 use crate::state::DeviceState;
-use crate::vring::{MAX_QUEUE_SIZE, Vring};
+use crate::vring::MAX_QUEUE_SIZE;
 use crate::worker::Worker;
-use crate::{Device, DeviceProgram, Error, counters, log, process};
+use crate::{Device, DeviceProgram, Error, Inquiry, log, process};
 
 /// Where the spawner puts the control channel.
 const CONTROL: i32 = 3;
@@ -116,21 +116,31 @@ fn prepare<P: DeviceProgram>(
 
 /// Listens to front end and launcher until one of them is gone.
 fn attend(channel: &Channel, connection: &mut Connection, session: &mut Session) -> Result<(), Error> {
+    // The launcher is owed what the guest's driver answers.
+    let mut asked = false;
     loop {
-        let mut fds = [connection.as_fd(), channel.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        let answered = session.inquiry().map_or(channel.as_fd(), Inquiry::answered);
+        let mut fds =
+            [connection.as_fd(), channel.as_fd(), answered].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         match ppoll(&mut fds, None, None) {
             Ok(_) => {}
             Err(Errno::EINTR) => continue,
             Err(errno) => return Err(Error::System { action: "wait for a message", errno }),
         }
-        let [front_end, launcher] = fds.map(|fd| fd.revents().is_none_or(|events| !events.is_empty()));
+        let [front_end, launcher, told] = fds.map(|fd| fd.revents().is_none_or(|events| !events.is_empty()));
         // All that the launcher has said comes before what the front end says next: a setting that was made before the rings
         // are taken back is kept by then, for who gets them.
         if launcher {
-            match obey(channel, session)? {
+            match obey(channel, session, &mut asked)? {
                 true => continue,
                 false => return Ok(()),
             }
+        }
+        if told
+            && let Some(told) = session.inquiry().and_then(Inquiry::take_answer)
+            && std::mem::take(&mut asked)
+        {
+            channel.send(&FromDevice::Statistics(Statistics::Told(told)), &[])?;
         }
         if front_end && connection.serve_one(session)? == State::Closed {
             return Ok(());
@@ -139,12 +149,11 @@ fn attend(channel: &Channel, connection: &mut Connection, session: &mut Session)
 }
 
 /// One message of the launcher. Returns whether to go on.
-fn obey(channel: &Channel, session: &mut Session) -> Result<bool, Error> {
+fn obey(channel: &Channel, session: &mut Session, asked: &mut bool) -> Result<bool, Error> {
     match channel.receive::<ToDevice>(Phase::Serving)? {
         None | Some((ToDevice::Stop, _)) => Ok(false),
         Some((ToDevice::Query, _)) => {
-            let queues = session.vrings().iter().map(Vring::worker).map(Worker::counters);
-            channel.send(&FromDevice::Counters(counters::report(queues)), &[])?;
+            channel.send(&FromDevice::Counters(session.counters()), &[])?;
             Ok(true)
         }
         Some((ToDevice::Set(setting), _)) => {
@@ -153,6 +162,16 @@ fn obey(channel: &Channel, session: &mut Session) -> Result<bool, Error> {
                 Err(refused) => SetOutcome::refused(&refused),
             };
             channel.send(&FromDevice::Set(outcome), &[])?;
+            Ok(true)
+        }
+        Some((ToDevice::Statistics, _)) => {
+            match session.ask() {
+                Ok(()) => *asked = true,
+                Err(why) => {
+                    *asked = false;
+                    channel.send(&FromDevice::Statistics(Statistics::refused(why)), &[])?;
+                }
+            }
             Ok(true)
         }
         Some((ToDevice::Setup(_) | ToDevice::Keep, _)) => Err(Error::UnexpectedMessage),

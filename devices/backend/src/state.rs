@@ -10,7 +10,7 @@ use std::sync::Arc;
 use protocol::Setting;
 
 use crate::keep::Keeper;
-use crate::{Device, Error, log};
+use crate::{Device, Error, Inquiry, log};
 
 /// See above.
 pub(crate) struct DeviceState {
@@ -85,6 +85,16 @@ impl DeviceState {
             Ok(changed) => self.store(changed).map(Ok),
             Err(refused) => Ok(Err(refused)),
         }
+    }
+
+    pub(crate) fn inquiry(&self) -> Option<&Inquiry> {
+        self.device.inquiry()
+    }
+
+    /// The device's own, as they are now.
+    pub(crate) fn numbers(&mut self) -> Vec<(&'static str, u64)> {
+        self.look();
+        self.device.numbers()
     }
 
     fn look(&mut self) {

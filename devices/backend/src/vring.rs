@@ -174,7 +174,7 @@ impl Vring {
         }
         let memory = active.memory.as_ref().ok_or_else(|| order("a running ring", "SET_MEM_TABLE"))?;
         let layout = self.layout(memory)?;
-        let kept = self.worker.kept();
+        let kept = self.worker.kept(active.features);
         let inflight =
             active.inflight.as_ref().map(|area| area.ring(self.index, self.size, kept)).transpose()?;
         let features = (active.features, active.features & VIRTIO_F_EVENT_IDX != 0);

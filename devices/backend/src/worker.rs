@@ -1,6 +1,7 @@
 //! One thread per queue, for the life of the process: it serves the ring that it was given, or waits for one.
 //!
-//! It waits for one thing beside orders: the driver's kick, or, where there is room for it, an arrival. What could not be
+//! It waits for one thing beside orders: the driver's kick, or, where there is room for it, an arrival, or a question where
+//! there is somebody to ask. What could not be
 //! used is not waited for, so that it does not wake the thread again and again. A ring that may not do more for now waits
 //! for that time to pass, and its driver's kicks with it.
 //!
@@ -25,7 +26,7 @@ use crate::file_io::take_event;
 use crate::inflight::Kept;
 use crate::pace::Lane;
 use crate::ring::{Progress, Ring};
-use crate::{Error, Service, log};
+use crate::{Error, Handler, Service, log};
 
 /// What the two threads tell each other. One at a time: the control thread waits for each answer.
 enum Slot {
@@ -61,6 +62,8 @@ impl Shared {
 pub(crate) struct Worker {
     shared: Arc<Shared>,
     kept: Kept,
+    /// The feature with which its rings keep nothing, if there is one.
+    held_with: u64,
 }
 
 impl Worker {
@@ -79,10 +82,12 @@ impl Worker {
             wake,
             counters: QueueCounters::default(),
         });
-        let kept = match &service {
-            Service::Requests(handler) if handler.repeats() => Kept::Requests,
-            Service::Requests(_) => Kept::RequestsOnce,
-            Service::Arrivals(_) => Kept::Nothing,
+        let of_requests =
+            |handler: &dyn Handler| if handler.repeats() { Kept::Requests } else { Kept::RequestsOnce };
+        let (kept, held_with) = match &service {
+            Service::Requests(handler) => (of_requests(handler.as_ref()), 0),
+            Service::Arrivals(_) => (Kept::Nothing, 0),
+            Service::Held { feature, otherwise, .. } => (of_requests(otherwise.as_ref()), *feature),
         };
         let theirs = Arc::clone(&shared);
         let body = move || {
@@ -93,12 +98,12 @@ impl Worker {
             action: "start a queue's thread",
             errno: Errno::from_raw(error.raw_os_error().unwrap_or(0)),
         })?;
-        Ok(Self { shared, kept })
+        Ok(Self { shared, kept, held_with })
     }
 
-    /// What its rings keep in the in-flight area.
-    pub(crate) fn kept(&self) -> Kept {
-        self.kept
+    /// What its rings keep in the in-flight area under a driver that accepted `features`.
+    pub(crate) fn kept(&self, features: u64) -> Kept {
+        if features & self.held_with == 0 { self.kept } else { Kept::Nothing }
     }
 
     /// Waits until the thread is confined.
@@ -183,6 +188,7 @@ fn run(shared: &Shared, mut service: Service, lane: &Lane) {
             (None, ..) => Awaited::Nothing,
             (Some(_), _, Progress::Paced(time)) => Awaited::Time(time),
             (Some(_), Service::Arrivals(receiver), Progress::Waiting) => Awaited::Arrival(receiver.source()),
+            (Some(_), Service::Held { holder, .. }, Progress::Waiting) => Awaited::Arrival(holder.source()),
             (Some(kick), ..) => Awaited::Kick(kick.as_fd()),
         };
         if !wait(shared, &awaited) {
@@ -199,6 +205,10 @@ fn serve(ring: &mut Ring, service: &mut Service, shared: &Shared, lane: &Lane) -
     match service {
         Service::Requests(handler) => ring.serve(handler.as_mut(), counters, stop, lane),
         Service::Arrivals(receiver) => ring.receive(receiver.as_mut(), counters, stop, lane),
+        Service::Held { holder, feature, .. } if ring.features() & *feature != 0 => {
+            ring.hold(holder.as_mut(), counters, stop)
+        }
+        Service::Held { otherwise, .. } => ring.serve(otherwise.as_mut(), counters, stop, lane),
     }
 }
 

@@ -8,15 +8,21 @@
 //!
 //! What outlives the process is what the user wants and how much the driver says that it has given (`actual`). Which
 //! pages those are only the driver knows.
+//!
+//! What the guest's memory is used for is asked of the driver when the user asks, and then only: it has one buffer with the
+//! answer to the question before, which is held here until then.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 
+use std::os::fd::BorrowedFd;
+
 use device_backend::{
-    Device, GiveBackError, GuestPages, Handler, Kept, NOTHING_TO_SET, Reader, Service, Writer, log_line,
+    Device, Error, GiveBackError, GuestPages, Handler, Holder, Inquiry, Kept, NOTHING_TO_SET, Reader,
+    Service, Turn, Writer, log_line,
 };
-use protocol::{BalloonOptions, Setting};
+use protocol::{BALLOON_ACTUAL, BALLOON_TARGET, BalloonOptions, Setting};
 
 use crate::request::{self, Run};
 use crate::wire::{Config, PAGE, feature, queue};
@@ -30,14 +36,18 @@ pub struct Balloon {
     options: BalloonOptions,
     num_pages: AtomicU32,
     actual: AtomicU32,
+    statistics: Inquiry,
 }
 
 impl Balloon {
     /// Wants what `options` say.
-    #[must_use]
-    pub fn new(options: BalloonOptions) -> Self {
+    ///
+    /// # Errors
+    /// No descriptor is to be had.
+    pub fn new(options: BalloonOptions) -> Result<Self, Error> {
         let num_pages = AtomicU32::new(pages(options.size));
-        Self { options, num_pages, actual: AtomicU32::new(0) }
+        let statistics = Inquiry::new(feature::STATS_VQ)?;
+        Ok(Self { options, num_pages, actual: AtomicU32::new(0), statistics })
     }
 }
 
@@ -49,7 +59,8 @@ fn pages(bytes: u64) -> u32 {
 impl Device for Balloon {
     fn features(&self) -> u64 {
         let bit = |wanted, bit| if wanted { bit } else { 0 };
-        bit(self.options.deflate_on_oom, feature::DEFLATE_ON_OOM)
+        feature::STATS_VQ
+            | bit(self.options.deflate_on_oom, feature::DEFLATE_ON_OOM)
             | bit(self.options.free_page_reporting, feature::REPORTING)
     }
 
@@ -82,6 +93,16 @@ impl Device for Balloon {
         Ok(self.num_pages.swap(wanted, Relaxed) != wanted)
     }
 
+    fn inquiry(&self) -> Option<&Inquiry> {
+        Some(&self.statistics)
+    }
+
+    /// In bytes.
+    fn numbers(&self) -> Vec<(&'static str, u64)> {
+        let bytes = |pages: &AtomicU32| u64::from(pages.load(Relaxed)).saturating_mul(PAGE);
+        vec![(BALLOON_TARGET, bytes(&self.num_pages)), (BALLOON_ACTUAL, bytes(&self.actual))]
+    }
+
     fn reset(&self) -> bool {
         self.actual.swap(0, Relaxed) != 0
     }
@@ -101,11 +122,17 @@ impl Device for Balloon {
     }
 
     fn service(self: &Arc<Self>, index: u16) -> Service {
-        Service::Requests(match index {
-            queue::INFLATEQ => Box::new(Giver { what: Given::Numbers, memory: None, failed: false }),
-            queue::DEFLATEQ => Box::new(Deflate),
-            _ => Box::new(Giver { what: Given::Buffers, memory: None, failed: false }),
-        })
+        let giver = |what| Box::new(Giver { what, memory: None, failed: false });
+        match index {
+            queue::INFLATEQ => Service::Requests(giver(Given::Numbers)),
+            queue::DEFLATEQ => Service::Requests(Box::new(Deflate)),
+            queue::STATSQ => Service::Held {
+                holder: Box::new(Asker { balloon: Arc::clone(self), awaited: false }),
+                feature: feature::STATS_VQ,
+                otherwise: giver(Given::Buffers),
+            },
+            _ => Service::Requests(giver(Given::Buffers)),
+        }
     }
 }
 
@@ -209,12 +236,35 @@ impl Handler for Deflate {
     }
 }
 
+/// `statsq` (§5.5.6.3): the driver begins with a buffer that answers nothing, and puts another there for each that it is
+/// given back.
+struct Asker {
+    balloon: Arc<Balloon>,
+    /// The driver was given its buffer back: the next one is an answer.
+    awaited: bool,
+}
+
+impl Holder for Asker {
+    fn source(&self) -> BorrowedFd<'_> {
+        self.balloon.statistics.question()
+    }
+
+    fn look(&mut self, reader: Reader<'_, '_>) -> Turn {
+        let statistics = &self.balloon.statistics;
+        if std::mem::take(&mut self.awaited) {
+            statistics.answer(request::statistics(reader));
+        }
+        self.awaited = statistics.take_question();
+        if self.awaited { Turn::GiveBack } else { Turn::Hold }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn balloon(size: u64) -> Balloon {
-        Balloon::new(BalloonOptions { size, deflate_on_oom: true, free_page_reporting: false })
+        Balloon::new(BalloonOptions { size, deflate_on_oom: true, free_page_reporting: false }).unwrap()
     }
 
     #[test]
@@ -243,6 +293,7 @@ mod tests {
         let new = balloon(PAGE);
         assert!(new.restore(&kept));
         assert_eq!(new.config(), old.config());
+        assert_eq!(new.numbers(), [("balloon-target", 9 * PAGE), ("balloon-actual", 7 * PAGE)]);
         for (version, size) in [(0, 8), (2, 8), (1, 0), (1, 4), (1, 7), (1, 9), (1, 12), (1, 2000)] {
             assert!(!new.restore(&Kept { version, state: vec![0; size] }), "{version} {size}");
         }

@@ -59,6 +59,6 @@ impl DeviceProgram for DeviceBalloon {
 
     fn device(options: DeviceOptions, _nothing: OwnedFd) -> Result<Balloon, Error> {
         let DeviceOptions::Balloon(options) = options else { return Err(Error::DeviceType) };
-        Ok(Balloon::new(options))
+        Balloon::new(options)
     }
 }

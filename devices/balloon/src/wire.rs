@@ -3,6 +3,8 @@
 
 /// §5.5.3.
 pub mod feature {
+    /// The driver answers what it is asked of the guest's memory.
+    pub const STATS_VQ: u64 = 1 << 1;
     /// The driver may take pages back when the guest is out of memory.
     pub const DEFLATE_ON_OOM: u64 = 1 << 2;
     /// The driver reports pages that are free.
@@ -15,9 +17,11 @@ pub mod queue {
     pub const INFLATEQ: u16 = 0;
     /// Pages that it takes back.
     pub const DEFLATEQ: u16 = 1;
+    /// What the driver says of the guest's memory, where it accepted VIRTIO_BALLOON_F_STATS_VQ.
+    pub const STATSQ: u16 = 2;
     /// `reporting_vq` by the specification. Linux numbers the queues of the features that it accepted one after the other,
-    /// and so comes to 2, since neither VIRTIO_BALLOON_F_STATS_VQ nor VIRTIO_BALLOON_F_FREE_PAGE_HINT is offered, whose
-    /// queues are 2 and 3. Any of the three is the same here.
+    /// and so comes to 3, since VIRTIO_BALLOON_F_FREE_PAGE_HINT is not offered, or to 2, where it did not accept
+    /// VIRTIO_BALLOON_F_STATS_VQ either. Any of them that is nothing else is the same here.
     pub const REPORTING_VQ: u16 = 4;
     /// With that one.
     pub const COUNT: u16 = REPORTING_VQ + 1;
@@ -27,6 +31,9 @@ pub mod queue {
 pub const PAGE_SHIFT: u32 = 12;
 /// Bytes of a page.
 pub const PAGE: u64 = 1 << PAGE_SHIFT;
+
+/// `struct virtio_balloon_stat`, which is packed: a tag of 16 bits, a value of 64 (§5.5.6.3).
+pub const STATISTIC: usize = 10;
 
 /// `struct virtio_balloon_config` as far as its features make it valid (§5.5.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -130,8 +130,8 @@ fn a_run_over_two_regions_and_a_hole_gives_each_its_part() {
 fn pages_that_are_reported_free_are_given_back_whole() {
     let device = started(&["--free-page-reporting"]);
     let driver = Driver::new(&device);
-    // Where Linux has the queue, and where the specification has it.
-    for (index, at) in [(2, PLAIN), (4, PLAIN + (1 << 20))] {
+    // Where Linux has the queue, which counts that of statistics, and where the specification has it.
+    for (index, at) in [(3, PLAIN), (4, PLAIN + (1 << 20))] {
         let mut reporting = driver.queue(index, SIZE, 0);
         touch(&driver, at, 8);
         submit(
@@ -148,9 +148,9 @@ fn pages_that_are_reported_free_are_given_back_whole() {
 #[test]
 fn the_user_has_the_say_over_features_and_size() {
     for (arguments, features) in [
-        (&[][..], 0),
-        (&["--deflate-on-oom"][..], 1 << 2),
-        (&["--deflate-on-oom", "--free-page-reporting"][..], 1 << 2 | 1 << 5),
+        (&[][..], 1 << 1),
+        (&["--deflate-on-oom"][..], 1 << 1 | 1 << 2),
+        (&["--deflate-on-oom", "--free-page-reporting"][..], 1 << 1 | 1 << 2 | 1 << 5),
     ] {
         let device = Device::spawn(PROGRAM, arguments);
         assert_eq!(device.get(request::GET_FEATURES) & 0xFF_FFFF, features);

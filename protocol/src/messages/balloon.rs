@@ -5,6 +5,11 @@ use bincode::{Decode, Encode};
 use super::within;
 use crate::{Error, limits};
 
+/// The name of the counter that says how much the guest is to give back, in bytes. Since minor version 5.
+pub const BALLOON_TARGET: &str = "balloon-target";
+/// How much it has given, as its driver says, in bytes. Since minor version 5.
+pub const BALLOON_ACTUAL: &str = "balloon-actual";
+
 /// A balloon. It has no resource: guest memory comes from the front end, and the descriptor that a hand-over has for one
 /// is that of `/dev/null`.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]

@@ -2,6 +2,7 @@
 
 use super::from_core::Failure;
 use super::setting::Setting;
+use super::statistics::Statistic;
 use super::{name, short};
 use crate::{Error, Fields, Message, Phase, fields, limits};
 use bincode::{Decode, Encode};
@@ -9,10 +10,15 @@ use bincode::{Decode, Encode};
 const DEVICES: u16 = 0x0701;
 const REPLACE: u16 = 0x0702;
 const SET: u16 = 0x0703;
+const STATISTICS: u16 = 0x0704;
 const STATUS: u16 = 0x0801;
 const REPLACED: u16 = 0x0802;
 const FAILED: u16 = 0x0803;
 const DONE: u16 = 0x0804;
+const TOLD: u16 = 0x0805;
+
+/// Optional field of `Devices`: balloon, of each device that has one.
+const BALLOONS: u16 = 1;
 
 /// What a client asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +30,9 @@ pub enum ToLauncher {
     Replace(ReplaceDevice),
     /// Set something of a device. Answered with `Set` or `Failed`. Since minor version 4.
     Set(SetDevice),
+    /// Ask the guest's driver of a device for what it knows. Answered with `Statistics` or `Failed`, when the driver has
+    /// answered: a guest may never do so. Since minor version 5.
+    Statistics(AskDevice),
 }
 
 /// Which device.
@@ -44,6 +53,13 @@ pub struct SetDevice {
     pub setting: Setting,
 }
 
+/// Which device is to be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct AskDevice {
+    /// Its name, as in `balloon0`.
+    pub device: String,
+}
+
 impl SetDevice {
     fn check(&self) -> Result<(), Error> {
         name(&self.device)?;
@@ -62,10 +78,12 @@ pub enum FromLauncher {
     Failed(Failure),
     /// The device has what was set. Since minor version 4.
     Set,
+    /// What the guest's driver says. Since minor version 5.
+    Statistics(Vec<Statistic>),
 }
 
 /// How a device does.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceStatus {
     /// Its name.
     pub name: String,
@@ -79,6 +97,57 @@ pub struct DeviceStatus {
     pub restarts: u64,
     /// The longest time without a back end, in milliseconds.
     pub longest_pause_ms: u64,
+    /// What it holds of guest memory, if it is a balloon and has said so. Optional field, since minor version 5.
+    pub balloon: Option<BalloonAmount>,
+}
+
+/// What a balloon holds, by the word of its program and of the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct BalloonAmount {
+    /// How much the guest is to give, in bytes.
+    pub target: u64,
+    /// How much it has given, in bytes.
+    pub actual: u64,
+}
+
+/// All but the optional fields of a status, as they stand on the wire.
+type StatusWire = (String, String, i32, u64, u64, u64);
+
+/// An optional field for all devices: which of the list, and its amount.
+type BalloonsWire = Vec<(u8, BalloonAmount)>;
+
+fn encode_statuses(devices: &[DeviceStatus]) -> Result<Vec<u8>, Error> {
+    let wire = |it: &DeviceStatus| -> StatusWire {
+        (it.name.clone(), it.state.clone(), it.pid, it.deaths, it.restarts, it.longest_pause_ms)
+    };
+    let balloons: BalloonsWire =
+        (0..).zip(devices).filter_map(|(place, it)| Some((place, it.balloon?))).collect();
+    let none = Fields::default();
+    let fields = if balloons.is_empty() { none } else { none.with(BALLOONS, &balloons)? };
+    fields::encode("Devices", &devices.iter().map(wire).collect::<Vec<_>>(), &fields)
+}
+
+fn decode_statuses(body: &[u8]) -> Result<Vec<DeviceStatus>, Error> {
+    let (wire, fields) = fields::decode_body::<Vec<StatusWire>>("Devices", body)?;
+    let balloons: BalloonsWire = fields.value(BALLOONS, Vec::new())?;
+    let mut devices: Vec<DeviceStatus> = wire
+        .into_iter()
+        .map(|(name, state, pid, deaths, restarts, longest_pause_ms)| DeviceStatus {
+            name,
+            state,
+            pid,
+            deaths,
+            restarts,
+            longest_pause_ms,
+            balloon: None,
+        })
+        .collect();
+    for (place, amount) in balloons {
+        if let Some(device) = devices.get_mut(usize::from(place)) {
+            device.balloon = Some(amount);
+        }
+    }
+    Ok(devices)
 }
 
 /// A process took the place of another.
@@ -96,6 +165,7 @@ impl Message for ToLauncher {
             Self::Devices => DEVICES,
             Self::Replace(_) => REPLACE,
             Self::Set(_) => SET,
+            Self::Statistics(_) => STATISTICS,
         }
     }
 
@@ -104,12 +174,13 @@ impl Message for ToLauncher {
             Self::Devices => "Devices",
             Self::Replace(_) => "Replace",
             Self::Set(_) => "Set",
+            Self::Statistics(_) => "Statistics",
         }
     }
 
     fn fds(&self) -> usize {
         match self {
-            Self::Devices | Self::Set(_) => 0,
+            Self::Devices | Self::Set(_) | Self::Statistics(_) => 0,
             Self::Replace(replace) => replace.program.into(),
         }
     }
@@ -129,6 +200,10 @@ impl Message for ToLauncher {
                 set.check()?;
                 fields::encode(self.name(), set, &Fields::default())
             }
+            Self::Statistics(ask) => {
+                name(&ask.device)?;
+                fields::encode(self.name(), ask, &Fields::default())
+            }
         }
     }
 
@@ -144,6 +219,11 @@ impl Message for ToLauncher {
                 let (set, _) = fields::decode_body::<SetDevice>("Set", body)?;
                 set.check()?;
                 Ok(Self::Set(set))
+            }
+            STATISTICS => {
+                let (ask, _) = fields::decode_body::<AskDevice>("Statistics", body)?;
+                name(&ask.device)?;
+                Ok(Self::Statistics(ask))
             }
             kind => Err(Error::Kind { kind }),
         }
@@ -162,6 +242,7 @@ impl FromLauncher {
             }
             Self::Replaced(_) | Self::Set => Ok(()),
             Self::Failed(failure) => failure.check(),
+            Self::Statistics(told) => super::entries(told.len()),
         }
     }
 }
@@ -173,6 +254,7 @@ impl Message for FromLauncher {
             Self::Replaced(_) => REPLACED,
             Self::Failed(_) => FAILED,
             Self::Set => DONE,
+            Self::Statistics(_) => TOLD,
         }
     }
 
@@ -182,6 +264,7 @@ impl Message for FromLauncher {
             Self::Replaced(_) => "Replaced",
             Self::Failed(_) => "Failed",
             Self::Set => "Set",
+            Self::Statistics(_) => "Statistics",
         }
     }
 
@@ -197,19 +280,21 @@ impl Message for FromLauncher {
         self.check()?;
         let (name, none) = (self.name(), Fields::default());
         match self {
-            Self::Devices(devices) => fields::encode(name, devices, &none),
+            Self::Devices(devices) => encode_statuses(devices),
             Self::Replaced(replaced) => fields::encode(name, replaced, &none),
             Self::Failed(failure) => fields::encode(name, failure, &none),
             Self::Set => fields::encode(name, &(), &none),
+            Self::Statistics(told) => fields::encode(name, told, &none),
         }
     }
 
     fn decode(kind: u16, body: &[u8]) -> Result<Self, Error> {
         let message = match kind {
-            STATUS => Self::Devices(fields::decode_body("Devices", body)?.0),
+            STATUS => Self::Devices(decode_statuses(body)?),
             REPLACED => Self::Replaced(fields::decode_body("Replaced", body)?.0),
             FAILED => Self::Failed(fields::decode_body("Failed", body)?.0),
             DONE => Self::Set,
+            TOLD => Self::Statistics(fields::decode_body("Statistics", body)?.0),
             kind => return Err(Error::Kind { kind }),
         };
         message.check()?;

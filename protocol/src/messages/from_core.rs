@@ -110,7 +110,7 @@ pub enum Exit {
     GuestCrash(String),
 }
 
-/// Counters by name.
+/// Counters by name, and of a device what is as large as it is now (`BALLOON_TARGET`).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Counters {
     /// In a fixed order.
@@ -122,7 +122,7 @@ pub struct Counters {
 pub struct Counter {
     /// Its name.
     pub name: String,
-    /// Its value since the start.
+    /// Its value since the start, or now.
     pub value: u64,
 }
 

@@ -3,6 +3,7 @@
 
 use super::from_core::{Counters, Failure, Ready};
 use super::setting::SetOutcome;
+use super::statistics::Statistics;
 use super::violation::Violation;
 use crate::{Error, Fields, Message, Phase, fields};
 
@@ -12,6 +13,7 @@ const COUNTERS: u16 = 0x0403;
 const KEEPS: u16 = 0x0404;
 const VIOLATION: u16 = 0x0405;
 const SET: u16 = 0x0406;
+const STATISTICS: u16 = 0x0407;
 
 /// What a device tells the launcher.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +32,8 @@ pub enum FromDevice {
     Violation(Violation),
     /// Answer to `Set`. Since minor version 4.
     Set(SetOutcome),
+    /// Answer to `Statistics`, once the guest's driver has given one. Since minor version 5.
+    Statistics(Statistics),
 }
 
 impl FromDevice {
@@ -39,6 +43,7 @@ impl FromDevice {
             Self::Failed(failure) => failure.check(),
             Self::Counters(counters) => counters.check(),
             Self::Set(outcome) => outcome.check(),
+            Self::Statistics(statistics) => statistics.check(),
             Self::Keeps | Self::Violation(_) => Ok(()),
         }
     }
@@ -53,6 +58,7 @@ impl Message for FromDevice {
             Self::Keeps => KEEPS,
             Self::Violation(_) => VIOLATION,
             Self::Set(_) => SET,
+            Self::Statistics(_) => STATISTICS,
         }
     }
 
@@ -64,6 +70,7 @@ impl Message for FromDevice {
             Self::Keeps => "Keeps",
             Self::Violation(_) => "Violation",
             Self::Set(_) => "Set",
+            Self::Statistics(_) => "Statistics",
         }
     }
 
@@ -75,7 +82,7 @@ impl Message for FromDevice {
         match self {
             Self::Ready(_) | Self::Keeps => phase == Phase::HandOver,
             Self::Failed(_) | Self::Violation(_) => true,
-            Self::Counters(_) | Self::Set(_) => phase == Phase::Serving,
+            Self::Counters(_) | Self::Set(_) | Self::Statistics(_) => phase == Phase::Serving,
         }
     }
 
@@ -89,6 +96,7 @@ impl Message for FromDevice {
             Self::Keeps => fields::encode(name, &(), &none),
             Self::Violation(violation) => violation.encode(),
             Self::Set(outcome) => fields::encode(name, outcome, &none),
+            Self::Statistics(statistics) => fields::encode(name, statistics, &none),
         }
     }
 
@@ -100,6 +108,7 @@ impl Message for FromDevice {
             KEEPS => Self::Keeps,
             VIOLATION => Self::Violation(Violation::decode(body)?),
             SET => Self::Set(fields::decode_body("Set", body)?.0),
+            STATISTICS => Self::Statistics(fields::decode_body("Statistics", body)?.0),
             kind => return Err(Error::Kind { kind }),
         };
         message.check()?;

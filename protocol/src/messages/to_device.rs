@@ -16,6 +16,7 @@ const QUERY: u16 = 0x0302;
 const STOP: u16 = 0x0303;
 const KEEP: u16 = 0x0304;
 const SET: u16 = 0x0305;
+const STATISTICS: u16 = 0x0306;
 
 /// Optional field of [`BlkOptions`]: discard.
 const BLK_DISCARD: u16 = 1;
@@ -39,6 +40,9 @@ pub enum ToDevice {
     /// The user sets something while the machine runs. Answered with `Set`. Since minor version 4: a launcher must not
     /// send it to a program of an older one, which would end.
     Set(Setting),
+    /// Ask the guest's driver for what it knows. Answered with `Statistics`, once for however many of these were sent before
+    /// it. Since minor version 5: as above.
+    Statistics,
 }
 
 /// What a device serves.
@@ -196,6 +200,7 @@ impl Message for ToDevice {
             Self::Stop => STOP,
             Self::Keep => KEEP,
             Self::Set(_) => SET,
+            Self::Statistics => STATISTICS,
         }
     }
 
@@ -206,6 +211,7 @@ impl Message for ToDevice {
             Self::Stop => "Stop",
             Self::Keep => "Keep",
             Self::Set(_) => "Set",
+            Self::Statistics => "Statistics",
         }
     }
 
@@ -213,14 +219,14 @@ impl Message for ToDevice {
         match self {
             Self::Setup(_) => 2,
             Self::Keep => 1,
-            Self::Query | Self::Stop | Self::Set(_) => 0,
+            Self::Query | Self::Stop | Self::Set(_) | Self::Statistics => 0,
         }
     }
 
     fn allowed(&self, phase: Phase) -> bool {
         match self {
             Self::Setup(_) | Self::Keep => phase == Phase::HandOver,
-            Self::Query | Self::Set(_) => phase == Phase::Serving,
+            Self::Query | Self::Set(_) | Self::Statistics => phase == Phase::Serving,
             Self::Stop => true,
         }
     }
@@ -248,6 +254,7 @@ impl Message for ToDevice {
             }
             QUERY => Self::Query,
             STOP => Self::Stop,
+            STATISTICS => Self::Statistics,
             KEEP => Self::Keep,
             SET => {
                 let (setting, _) = fields::decode_body::<Setting>("Set", body)?;

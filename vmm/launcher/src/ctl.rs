@@ -5,14 +5,23 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
-use protocol::{Channel, DeviceStatus, FromLauncher, Phase, ReplaceDevice, SetDevice, Setting, ToLauncher};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use protocol::{
+    AskDevice, BalloonAmount, Channel, DeviceStatus, FromLauncher, Phase, ReplaceDevice, SetDevice, Setting,
+    ToLauncher,
+};
 
+use crate::balloon_statistics;
 use crate::control_socket;
 use crate::error::Error;
 use crate::exit_code::Code;
 use crate::open;
 use crate::report::printable;
 use crate::size::Size;
+
+/// So long a guest is given to answer, in milliseconds.
+const PATIENCE: u16 = 10_000;
 
 /// Controls a machine that runs.
 #[derive(Debug, Parser)]
@@ -52,6 +61,12 @@ pub enum Command {
         #[arg(value_name = "SIZE")]
         size: Option<Size>,
     },
+    /// Say what the guest of a balloon uses its memory for, by its own word.
+    BalloonStats {
+        /// The device's name, as in balloon0.
+        #[arg(value_name = "ID")]
+        device: String,
+    },
     /// Replace the program of a device by a new process of it, or of another program, under the running guest.
     ReplaceDevice {
         /// The device's name, as in blk0.
@@ -76,6 +91,9 @@ pub fn run(line: &ControlLine) -> Result<String, Error> {
             let (device, setting) = (device.clone(), Setting::Disk(size.map(|size| size.0)));
             (ToLauncher::Set(SetDevice { device, setting }), None)
         }
+        Command::BalloonStats { device } => {
+            (ToLauncher::Statistics(AskDevice { device: device.clone() }), None)
+        }
         Command::ReplaceDevice { device, program } => {
             let program = program.as_deref().map(executable).transpose()?;
             let replace = ReplaceDevice { device: device.clone(), program: program.is_some() };
@@ -88,6 +106,7 @@ pub fn run(line: &ControlLine) -> Result<String, Error> {
             Ok(format!("replaced: pid {} took over within {} ms\n", replaced.pid, replaced.within_ms))
         }
         FromLauncher::Set => Ok("set: the guest is told, and does it in its own time\n".to_owned()),
+        FromLauncher::Statistics(told) => Ok(balloon_statistics::lines(&told)),
         FromLauncher::Failed(failure) => Err(Error::Control(failure.text)),
     }
 }
@@ -112,8 +131,29 @@ fn ask(machine: &Path, request: &ToLauncher, program: Option<&OwnedFd>) -> Resul
         }
         sent => sent.map_err(wrong)?,
     }
+    if let ToLauncher::Statistics(AskDevice { device }) = request {
+        wait_for_guest(&channel, device)?;
+    }
     let answer = channel.receive(Phase::Serving).map_err(wrong)?;
     answer.map(|(answer, _)| answer).ok_or_else(hung_up)
+}
+
+/// Nobody but the guest decides when it answers.
+fn wait_for_guest(channel: &Channel, device: &str) -> Result<(), Error> {
+    let mut fds = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
+    loop {
+        match poll(&mut fds, PollTimeout::from(PATIENCE)) {
+            Err(Errno::EINTR) => {}
+            Ok(0) => {
+                let seconds = PATIENCE / 1000;
+                return Err(Error::Control(format!(
+                    "the guest's driver of {device} has not answered for {seconds} s: ask again when the guest is less busy"
+                )));
+            }
+            Ok(_) => return Ok(()),
+            Err(errno) => return Err(Error::System { what: "wait for an answer", errno }),
+        }
+    }
 }
 
 fn executable(path: &Path) -> Result<OwnedFd, Error> {
@@ -127,10 +167,13 @@ fn executable(path: &Path) -> Result<OwnedFd, Error> {
 }
 
 fn row(device: &DeviceStatus) -> String {
-    let DeviceStatus { name, state, pid, deaths, restarts, longest_pause_ms } = device;
+    let DeviceStatus { name, state, pid, deaths, restarts, longest_pause_ms, balloon } = device;
     let who = if *pid == 0 { String::new() } else { format!(" (pid {pid})") };
+    let holds = balloon.map_or_else(String::new, |BalloonAmount { target, actual }| {
+        format!(", holds {} of {}", Size(actual), Size(target))
+    });
     format!(
-        "{}: {}{who}, {deaths} deaths, {restarts} restarts, longest pause {longest_pause_ms} ms\n",
+        "{}: {}{who}, {deaths} deaths, {restarts} restarts, longest pause {longest_pause_ms} ms{holds}\n",
         printable(name),
         printable(state)
     )

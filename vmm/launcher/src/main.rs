@@ -5,6 +5,7 @@
 //! or a device wrote beyond the bounded frames of `protocol` and bounded lines of log. It has one thread, because its
 //! children die with the thread that spawned them.
 
+mod balloon_statistics;
 mod cgroup;
 mod cli;
 mod config;

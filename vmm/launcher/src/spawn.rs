@@ -5,12 +5,13 @@ use std::time::Instant;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
-use protocol::{Channel, Ready, Violation};
+use protocol::{Channel, Ready, ToDevice, Violation};
 use sandbox_policies::spawn::{Child, Ended, Identity, Plan};
 use sandbox_policies::{Directory, Program, Requirement};
 
 use crate::error::Error;
 use crate::programs::Executable;
+use crate::supervise::amounts::Amount;
 use crate::supervise::log_relay::LogRelay;
 use crate::supervise::silence::Silence;
 
@@ -35,6 +36,10 @@ pub struct Process {
     pub silence: Silence,
     /// The client whose setting it owes an answer to.
     pub setting_for: Option<u64>,
+    /// The clients that it owes the word of the guest's driver, if it owes it.
+    pub statistics_for: Option<Vec<u64>>,
+    /// What it holds of guest memory, if it is a balloon.
+    pub amount: Amount,
     /// The system call that its policy has refused, if it said so.
     pub refused: Option<Violation>,
     /// How it ended.
@@ -98,6 +103,13 @@ impl Spawning<'_> {
 }
 
 impl Process {
+    /// Tells a device's program something that has no descriptors.
+    pub fn tell(&self, message: &ToDevice) -> Result<(), String> {
+        let name = &self.name;
+        let Some(control) = &self.control else { return Err(format!("the program of {name} is ending")) };
+        control.send(message, &[]).map_err(|error| format!("the program of {name} does not take it: {error}"))
+    }
+
     /// The process that was spawned as `name`.
     pub fn new(name: &str, program: Program, (child, control, log): Spawned) -> Process {
         let log = LogRelay::new(name, log);
@@ -111,6 +123,8 @@ impl Process {
             has_keep: false,
             silence: Silence::default(),
             setting_for: None,
+            statistics_for: None,
+            amount: Amount::default(),
             refused: None,
             ended: None,
             dismissed: None,

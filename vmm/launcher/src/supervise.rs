@@ -11,6 +11,7 @@
 //!
 //! The end of a device's program is no verdict while the machine runs, unless the user said so: [`recovery`].
 
+pub mod amounts;
 mod cause;
 mod clients;
 mod device_event;
@@ -25,6 +26,7 @@ mod second;
 mod settings;
 mod signals;
 pub mod silence;
+mod statistics;
 mod system_call;
 mod verdict;
 
@@ -199,6 +201,8 @@ impl Supervisor {
         // Its last message is why it ended.
         self.read_messages(index);
         self.set_no_more(index);
+        self.ask_no_more(index);
+        self.amount_no_more(index);
         let said = self.processes.all.get(index).and_then(|process| process.refused);
         let end = End::of(ended, said);
         if let Some(device) = self.second(index) {

@@ -1,6 +1,6 @@
 //! The clients of the control socket: `vmm ctl`, of the launcher's own user.
 //!
-//! They have a table of three requests and may be a few at once. A client that says anything else, or does not take its
+//! They have a table of four requests and may be a few at once. A client that says anything else, or does not take its
 //! answer, is hung up on; none is ever waited for.
 
 use std::os::fd::OwnedFd;
@@ -21,12 +21,33 @@ pub struct Clients {
     socket: Option<ControlSocket>,
     all: Vec<(u64, Channel)>,
     next: u64,
+    /// Those who wait to hear how the devices are.
+    waiting: Vec<u64>,
 }
 
 impl Clients {
     /// None yet; of this socket, if the machine has one.
     pub fn new(socket: Option<ControlSocket>) -> Clients {
-        Clients { socket, all: Vec::new(), next: 0 }
+        Clients { socket, all: Vec::new(), next: 0, waiting: Vec::new() }
+    }
+
+    /// Of those who are there.
+    pub(super) fn numbers(&self) -> Vec<u64> {
+        self.all.iter().map(|(number, _)| *number).collect()
+    }
+
+    /// Takes note of one who waits to hear how the devices are. Returns whether it did so before: there are never more than
+    /// there are clients.
+    pub(super) fn waits_already(&mut self, client: u64) -> bool {
+        let waits = self.waiting.contains(&client);
+        if !waits {
+            self.waiting.push(client);
+        }
+        waits
+    }
+
+    pub(super) fn take_waiting(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.waiting)
     }
 
     /// Has new clients seen.
@@ -52,9 +73,11 @@ impl Supervisor {
             return;
         };
         match channel.receive(Phase::Serving) {
-            Ok(Some((ToLauncher::Devices, _))) => {
-                let devices = self.device_statuses();
-                self.answer(client, &FromLauncher::Devices(devices));
+            Ok(Some((ToLauncher::Devices, _))) => self.on_devices(client),
+            Ok(Some((ToLauncher::Statistics(ask), _))) => {
+                if let Err(why) = self.ask(client, &ask) {
+                    self.answer(client, &FromLauncher::Failed(Failure::new(FailureKind::Device, &why)));
+                }
             }
             Ok(Some((ToLauncher::Replace(replace), fds))) => self.on_replace(client, &replace, fds),
             Ok(Some((ToLauncher::Set(set), _))) => {
@@ -83,12 +106,13 @@ impl Supervisor {
         }
     }
 
-    fn hang_up_on(&mut self, client: u64) {
+    pub(super) fn hang_up_on(&mut self, client: u64) {
         // Closing takes it out of the epoll: nobody else has a copy.
         self.clients.all.retain(|(number, _)| *number != client);
+        self.clients.waiting.retain(|number| *number != client);
     }
 
-    fn device_statuses(&self) -> Vec<DeviceStatus> {
+    pub(super) fn device_statuses(&self) -> Vec<DeviceStatus> {
         let status = |device: &super::Recovery| {
             let process = device.process.and_then(|index| self.processes.all.get(index));
             let process = process.filter(|process| process.ended.is_none());
@@ -99,6 +123,7 @@ impl Supervisor {
                 deaths: device.tally.deaths(),
                 restarts: device.tally.restarts(),
                 longest_pause_ms: device.tally.longest_pause_ms(),
+                balloon: process.and_then(|process| process.amount.known),
             }
         };
         self.devices.iter().map(status).collect()

@@ -90,11 +90,13 @@ impl Supervisor {
             }
             FromDevice::Keeps => self.hand_on_keep(index),
             FromDevice::Set(outcome) => self.on_set(index, &outcome),
+            FromDevice::Statistics(statistics) => self.on_statistics(index, statistics),
             FromDevice::Violation(violation) => self.on_refused_call(index, violation),
-            FromDevice::Counters(_) => {
-                // That it says them is all that is asked of it.
-                if !self.processes.all.get_mut(index).is_some_and(|process| process.silence.end()) {
-                    self.on_violation(index, "counters that nobody asked for");
+            FromDevice::Counters(counters) => {
+                // That it says them is all that is asked of most.
+                match self.processes.all.get_mut(index).is_some_and(|process| process.silence.end()) {
+                    true => self.note_amount(index, &counters),
+                    false => self.on_violation(index, "counters that nobody asked for"),
                 }
             }
         }

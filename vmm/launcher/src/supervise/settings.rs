@@ -9,11 +9,23 @@ use protocol::{Failure, FailureKind, FromLauncher, SetDevice, SetOutcome, ToDevi
 
 use super::Supervisor;
 use crate::nearest;
+use crate::spawn::Process;
 
 impl Supervisor {
     /// Hands a setting on.
     pub(super) fn set(&mut self, client: u64, wanted: &SetDevice) -> Result<(), String> {
         let name = &wanted.device;
+        let process = self.serving(name, "this setting", wanted.setting.since())?;
+        if process.setting_for.is_some() {
+            return Err(format!("{name} is being told of another setting: try again"));
+        }
+        process.tell(&ToDevice::Set(wanted.setting))?;
+        process.setting_for = Some(client);
+        Ok(())
+    }
+
+    /// The process that serves a device, if it knows `words`, as all do since minor version `since`.
+    pub(super) fn serving(&mut self, name: &str, words: &str, since: u8) -> Result<&mut Process, String> {
         let Some(device) = self.devices.iter().find(|device| device.name == *name) else {
             let hint = nearest::hint(name, self.devices.iter().map(|device| device.name.as_str()));
             return Err(format!("there is no device '{name}'{hint}; vmm ctl VM devices lists all"));
@@ -31,21 +43,13 @@ impl Supervisor {
             return Err(format!("the program of {name} is ending: try again when the next one serves"));
         };
         let minor = control.peer_minor();
-        let since = wanted.setting.since();
         if minor < since {
             return Err(format!(
-                "the program of {name} is of minor version {minor}, and has known this setting since {since}: replace it by a \
+                "the program of {name} is of minor version {minor}, and has known {words} since {since}: replace it by a \
                  newer one with vmm ctl VM replace-device {name} --program PATH"
             ));
         }
-        if process.setting_for.is_some() {
-            return Err(format!("{name} is being told of another setting: try again"));
-        }
-        control
-            .send(&ToDevice::Set(wanted.setting), &[])
-            .map_err(|error| format!("the program of {name} does not take it: {error}"))?;
-        process.setting_for = Some(client);
-        Ok(())
+        Ok(process)
     }
 
     /// A device's program has answered.

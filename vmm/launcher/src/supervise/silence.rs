@@ -80,6 +80,16 @@ impl Silence {
         if *unanswered == MOST { Look::Silent } else { Look::Wait }
     }
 
+    /// Whether it owes an answer.
+    pub fn is_asked(&self) -> bool {
+        self.unanswered.is_some()
+    }
+
+    /// It was asked, beside the looks.
+    pub fn ask(&mut self) {
+        self.unanswered.get_or_insert(0);
+    }
+
     /// It answers. Whether it was asked.
     pub fn end(&mut self) -> bool {
         self.unanswered.take().is_some()
@@ -93,6 +103,7 @@ impl Supervisor {
         if self.devices.iter().all(|device| device.process.is_none()) || !self.looks.due(now) {
             return;
         }
+        self.amounts_no_more();
         let mut silent = Vec::new();
         for (index, process) in self.processes.all.iter_mut().enumerate().filter(|(_, it)| is_asked(it)) {
             match process.silence.look() {
@@ -128,7 +139,7 @@ impl Supervisor {
 }
 
 /// Whether this is a device's program that serves, or is to, and has to answer.
-fn is_asked(process: &Process) -> bool {
+pub(super) fn is_asked(process: &Process) -> bool {
     let serves = process.ready.is_some() && process.ended.is_none() && process.dismissed.is_none();
     let knows = process.control.as_ref().is_some_and(|control| control.peer_minor() >= SINCE);
     process.program != Program::Core && serves && knows

@@ -125,7 +125,14 @@ pub fn a_device_is_heard_when_it_fails() {
 }
 
 pub fn a_device_can_say_nothing_but_what_is_in_its_table() {
-    for act in ["counters-unasked", "claim-to-be-core", "keep-twice", "keep-late"] {
+    for act in [
+        "counters-unasked",
+        "set-unasked",
+        "statistics-unasked",
+        "claim-to-be-core",
+        "keep-twice",
+        "keep-late",
+    ] {
         let ended = ends(act);
         assert_eq!(ended.code, Some(DEVICE), "{act}: {}", ended.log);
         assert!(ended.log.contains("blk0 broke the rules of its control channel"), "{act}: {}", ended.log);

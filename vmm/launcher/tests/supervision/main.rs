@@ -6,6 +6,7 @@
 
 #![expect(clippy::expect_used, reason = "tests say what they expect by failing")]
 
+mod asked;
 mod back_ends;
 mod control;
 mod devices;
@@ -20,7 +21,7 @@ use machine::Machine;
 use nix::sys::signal::Signal;
 
 /// Every test, by name.
-const TESTS: [(&str, fn()); 50] = [
+const TESTS: [(&str, fn()); 53] = [
     ("the_guests_own_ends_have_their_codes", the_guests_own_ends_have_their_codes),
     ("a_core_is_given_what_the_hand_over_lists", a_core_is_given_what_the_hand_over_lists),
     ("a_core_that_fails_is_heard_in_one_line", a_core_that_fails_is_heard_in_one_line),
@@ -130,6 +131,18 @@ const TESTS: [(&str, fn()); 50] = [
     ("clients_are_few_and_speak_the_protocol", control::clients_are_few_and_speak_the_protocol),
     ("a_spare_takes_over_and_is_followed_by_another", control::a_spare_takes_over_and_is_followed_by_another),
     ("another_user_is_not_served", control::another_user_is_not_served),
+    (
+        "a_setting_that_cannot_be_made_is_refused_with_its_reason",
+        asked::a_setting_that_cannot_be_made_is_refused_with_its_reason,
+    ),
+    (
+        "nothing_is_set_of_a_device_that_is_being_replaced",
+        asked::nothing_is_set_of_a_device_that_is_being_replaced,
+    ),
+    (
+        "what_a_guests_driver_says_is_shown_and_why_it_says_nothing",
+        asked::what_a_guests_driver_says_is_shown_and_why_it_says_nothing,
+    ),
     ("the_disk_is_free_after_any_end", devices::the_disk_is_free_after_any_end),
     ("it_is_raw_while_the_guest_runs", terminal::it_is_raw_while_the_guest_runs),
     ("it_is_restored_after_every_end", terminal::it_is_restored_after_every_end),

@@ -14,12 +14,15 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use protocol::{
     Abandon, Channel, Counter, Counters, DeviceLost, DeviceOptions, Exit, Failure, FailureKind, FromCore,
-    FromDevice, Message, Phase, Ready, Reconnect, Reconnected, Refused, Replace, SetOutcome, Setting, ToCore,
-    ToDevice, Violation, frame, limits,
+    FromDevice, Message, Phase, Ready, Reconnect, Reconnected, Refused, Replace, SetOutcome, Setting,
+    Statistic, Statistics, ToCore, ToDevice, Violation, frame, limits,
 };
 
 /// The programs for which this one stands in.
 pub const NAMES: [&str; 2] = ["vmm-core", "device-blk"];
+
+/// The one amount that a stand-in takes.
+const SET: u64 = 1 << 20;
 
 /// Where a frame has the sender's minor version.
 const MINOR_AT: usize = 5;
@@ -71,6 +74,25 @@ fn device(control: &Channel) -> ExitCode {
             ready();
             say(FromDevice::Counters(Counters { entries: Vec::new() }));
         }
+        "set-unasked" => {
+            ready();
+            say(FromDevice::Set(SetOutcome::set()));
+        }
+        "statistics-unasked" => {
+            ready();
+            say(FromDevice::Statistics(Statistics::Told(Vec::new())));
+        }
+        "second-waits" => {
+            say(FromDevice::Keeps);
+            let number = count_in_keep(control);
+            eprintln!("process {number} of this device");
+            if number > 1 {
+                // Until the launcher hangs up, or kills it.
+                while let Ok(Some(_)) = control.receive::<ToDevice>(Phase::HandOver) {}
+                return ExitCode::SUCCESS;
+            }
+            ready();
+        }
         "keep" => {
             assert!(setup.keep, "the launcher has a keep for every device");
             say(FromDevice::Keeps);
@@ -98,17 +120,29 @@ fn device(control: &Channel) -> ExitCode {
         }
         _ => ready(),
     }
-    obey(control)
+    obey(control, &blk.serial)
 }
 
 /// Answers what it is asked, until it is told to stop.
-fn obey(control: &Channel) -> ExitCode {
+fn obey(control: &Channel, act: &str) -> ExitCode {
+    let say = |message: FromDevice| control.send(&message, &[]).expect("the launcher listens");
     while let Some((message, _)) = control.receive::<ToDevice>(Phase::Serving).expect("a message") {
         match message {
             ToDevice::Query => {
                 let counters = Counters { entries: Vec::new() };
                 control.send(&FromDevice::Counters(counters), &[]).expect("the launcher listens");
             }
+            ToDevice::Set(_) if act == "set-and-die" => std::process::abort(),
+            ToDevice::Set(Setting::Balloon(SET)) => say(FromDevice::Set(SetOutcome::set())),
+            ToDevice::Set(_) => say(FromDevice::Set(SetOutcome::refused("the stand-in does not like it"))),
+            ToDevice::Statistics => match act {
+                "ask-and-die" => std::process::abort(),
+                "ask-in-vain" => say(FromDevice::Statistics(Statistics::refused("there is nobody to ask"))),
+                _ => {
+                    let statistics = [(4, 300 << 20), (77, 5)].map(|(tag, value)| Statistic { tag, value });
+                    say(FromDevice::Statistics(Statistics::Told(statistics.to_vec())));
+                }
+            },
             ToDevice::Stop => {
                 eprintln!("told to stop");
                 break;
