@@ -36,7 +36,7 @@ pub use fields::Fields;
 pub use message::Message;
 pub use messages::{
     balloon::{BALLOON_ACTUAL, BALLOON_TARGET, BalloonOptions},
-    console::{ConsoleOptions, ConsoleSize, NoConsoleSize},
+    console::{ConsoleOptions, ConsolePort, ConsoleSize, NoConsoleSize},
     control::{
         AskDevice, BalloonAmount, DeviceStatus, FromLauncher, ReplaceDevice, Replaced, SetDevice, ToLauncher,
     },

@@ -30,6 +30,10 @@ pub const MIN_MTU: u16 = 68;
 pub const MAX_MTU: u16 = 65521;
 /// Columns, and rows, of a console.
 pub const MAX_CONSOLE_SIZE: u16 = 9999;
+/// Ports of a console: a descriptor and two queues each.
+pub const MAX_CONSOLE_PORTS: usize = 8;
+/// Bytes of a port's name.
+pub const MAX_PORT_NAME: usize = 64;
 /// Bytes that a console's file is let grow to if nobody says otherwise: a boot log has some 50 KiB.
 pub const DEFAULT_CONSOLE_FILE: u64 = 64 << 20;
 /// What address and size of persistent memory are multiples of: a large page of x86, and what Linux can take in as memory

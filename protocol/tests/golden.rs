@@ -5,11 +5,12 @@
 
 use protocol::{
     Abandon, AskDevice, AttachDevice, BalloonAmount, BalloonOptions, BlkOptions, Connect, ConsoleOptions,
-    ConsoleSize, CoreSetup, Counter, Counters, DeviceLost, DeviceOptions, DeviceSetup, DeviceStatus, Error,
-    Exit, Failure, FailureKind, FromCore, FromDevice, FromLauncher, FromSpawner, FsOptions, MemoryRegion,
-    Message, NetOptions, NotConnected, Phase, PmemOptions, Rate, Rates, Ready, Reconnect, Reconnected,
-    Refused, Replace, ReplaceDevice, Replaced, Respawn, SetDevice, SetOutcome, Setting, SpawnFailed, Spawned,
-    Statistic, Statistics, ToCore, ToDevice, ToLauncher, ToSpawner, Violation, ViolationFrame, frame, limits,
+    ConsolePort, ConsoleSize, CoreSetup, Counter, Counters, DeviceLost, DeviceOptions, DeviceSetup,
+    DeviceStatus, Error, Exit, Failure, FailureKind, FromCore, FromDevice, FromLauncher, FromSpawner,
+    FsOptions, MemoryRegion, Message, NetOptions, NotConnected, Phase, PmemOptions, Rate, Rates, Ready,
+    Reconnect, Reconnected, Refused, Replace, ReplaceDevice, Replaced, Respawn, SetDevice, SetOutcome,
+    Setting, SpawnFailed, Spawned, Statistic, Statistics, ToCore, ToDevice, ToLauncher, ToSpawner, Violation,
+    ViolationFrame, frame, limits,
 };
 use std::fmt::Debug;
 
@@ -97,8 +98,15 @@ fn net(mtu: Option<u16>) -> DeviceSetup {
 
 fn console(size: Option<(u16, u16)>, file_limit: Option<u64>) -> DeviceSetup {
     let size = size.map(|(columns, rows)| ConsoleSize { columns, rows });
-    let options = DeviceOptions::Console(ConsoleOptions { size, file_limit });
+    let options = DeviceOptions::Console(ConsoleOptions { size, file_limit, ports: Vec::new() });
     DeviceSetup { name: "d".into(), options, blamed: false, keep: false, rates: Rates::default() }
+}
+
+fn ports(ports: &[(&str, bool)]) -> DeviceSetup {
+    let port = |(name, console): &(&str, bool)| ConsolePort { name: (*name).to_owned(), console: *console };
+    let ports = ports.iter().map(port).collect();
+    let options = DeviceOptions::Console(ConsoleOptions { size: None, file_limit: None, ports });
+    DeviceSetup { options, ..rng() }
 }
 
 fn balloon(size: u64) -> DeviceSetup {
@@ -159,6 +167,10 @@ fn launcher_to_device_and_back() {
     golden(&ToDevice::Setup(net(Some(1500))), 0x0301, "016402525400abcd0100fbdc050100");
     golden(&ToDevice::Setup(console(None, None)), 0x0301, "01640300000000");
     golden(&ToDevice::Setup(console(Some((80, 24)), Some(300))), 0x0301, "0164035018fb2c0100");
+    let several = ports(&[("", true), ("a", false)]);
+    golden(&ToDevice::Setup(several.clone()), 0x0301, "016403000000010906020001016100");
+    golden(&ToDevice::More(3), 0x0308, "0300");
+    assert_eq!((ToDevice::More(3).fds(), several.options.more()), (3, 1));
     golden(&pmem_device(pmem()), 0x0301, "016404fd0000000005000000fc000020000100");
     golden(&ToDevice::Setup(balloon(300)), 0x0301, "016405fb2c01010000");
     golden(&ToDevice::Setup(file_system("t", 2)), 0x0301, "0164060174010200");
@@ -175,6 +187,8 @@ fn launcher_to_device_and_back() {
     golden(&ToDevice::Set(Setting::Balloon(300)), 0x0305, "00fb2c0100");
     golden(&ToDevice::Set(Setting::Disk(None)), 0x0305, "010000");
     golden(&ToDevice::Set(Setting::Disk(Some(1 << 33))), 0x0305, "0101fd000000000200000000");
+    let size = Setting::Console(ConsoleSize { columns: 80, rows: 24 });
+    golden(&ToDevice::Set(size), 0x0305, "02501800");
     golden(&FromDevice::Set(SetOutcome::set()), 0x0406, "0000");
     golden(&FromDevice::Set(SetOutcome::refused("n\no")), 0x0406, "036e206f00");
     golden(&ToDevice::Statistics, 0x0306, "00");
@@ -355,6 +369,22 @@ fn values_beyond_their_limits_are_neither_sent_nor_received() {
     for setup in [console(Some((0, 24)), None), console(Some((80, 10000)), None), console(None, Some(0))] {
         assert!(matches!(ToDevice::Setup(setup).encode(), Err(Error::Limit { .. })));
     }
+    let long = "x".repeat(65);
+    let wrong: [&[(&str, bool)]; 5] = [
+        &[("", false)],
+        &[("a", true), ("b", true)],
+        &[("a/b", false)],
+        &[(&long, false)],
+        &[("a", false); 9],
+    ];
+    for ports in wrong.map(ports) {
+        assert!(matches!(ToDevice::Setup(ports).encode(), Err(Error::Limit { .. })));
+    }
+    for wrong in [ToDevice::More(0), ToDevice::More(17)] {
+        assert!(matches!(wrong.encode(), Err(Error::Limit { .. })), "{wrong:?}");
+    }
+    let wrong = Setting::Console(ConsoleSize { columns: 80, rows: 10000 });
+    assert!(matches!(ToDevice::Set(wrong).encode(), Err(Error::Limit { .. })));
     for (guest_phys, size) in
         [(20 << 30, 0), (20 << 30, 4096), (0, 2 << 20), (4096, 2 << 20), (u64::MAX - (2 << 20) + 1, 2 << 20)]
     {

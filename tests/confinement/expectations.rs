@@ -153,8 +153,9 @@ pub const DEVICE_CONSOLE: Expectation = Expectation {
     others: &[
         ("/memfd:inflight (deleted)", 2),
         ("/dev/ptmx", 1),
-        // To wake each queue's thread, and what is waited for where no input can come.
-        ("anon_inode:[eventfd]", 3),
+        ("/memfd:keep (deleted)", 1),
+        // To wake each queue's thread, that the driver opened its port, and that it is to be told something.
+        ("anon_inode:[eventfd]", 4),
         ("socket", 2),
     ],
     ..DEVICE_RNG

@@ -181,7 +181,7 @@ fn transfer(
 
 /// Takes the count of an event descriptor, so that the next poll waits. The count itself says nothing: whoever
 /// shares the descriptor may have taken it before us.
-pub(crate) fn take_event(event: &impl AsFd) {
+pub fn take_event(event: &impl AsFd) {
     let mut count = [0u8; 8];
     let vector = iovec { iov_base: count.as_mut_ptr().cast(), iov_len: count.len() };
     // SAFETY: one vector, which covers `count`.

@@ -39,7 +39,7 @@ mod worker;
 pub use chain::{Reader, Writer};
 pub use device::{Arrival, Device, Handler, Holder, NOTHING_TO_SET, Needs, Receiver, Service, Turn};
 pub use error::Error;
-pub use file_io::{Durability, read_at, write_at};
+pub use file_io::{Durability, read_at, take_event, write_at};
 pub use inquiry::Inquiry;
 pub use keep::{Keeper, Kept};
 pub use log::line as log_line;

@@ -82,6 +82,22 @@ pub trait DeviceProgram {
     /// [`Error::Usage`] or [`Error::Resource`].
     fn open(arguments: Self::Arguments) -> Result<(DeviceOptions, OwnedFd), Error>;
 
+    /// Opens a resource that may be more than one descriptor: the rest are as many as the options say.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] or [`Error::Resource`].
+    fn open_all(arguments: Self::Arguments) -> Result<(DeviceOptions, OwnedFd, Vec<OwnedFd>), Error> {
+        Self::open(arguments).map(|(options, first)| (options, first, Vec::new()))
+    }
+
+    /// Gives a device the rest of its resource, before anything else.
+    ///
+    /// # Errors
+    /// [`Error::Resource`] when it is not what it should be; [`Error::UnexpectedMessage`], as here, when there is none.
+    fn add(_device: &mut Self::Device, _rest: Vec<OwnedFd>) -> Result<(), Error> {
+        Err(Error::UnexpectedMessage)
+    }
+
     /// Checks what the hand-over brought and makes the device of it.
     ///
     /// # Errors

@@ -51,7 +51,12 @@ pub(crate) fn serve<P: DeviceProgram>(requirement: Requirement, unsealed: Unseal
 fn serve_channel<P: DeviceProgram>(channel: &Channel, ready: Ready, unsealed: Unsealed) -> Result<(), Error> {
     // Receive, and check what was received.
     let Some((setup, socket, resource)) = receive_setup(channel)? else { return Ok(()) };
+    let more = setup.options.more();
     let mut device = P::device(setup.options, resource)?;
+    if more > 0 {
+        let Some(rest) = receive_rest(channel, more)? else { return Ok(()) };
+        P::add(&mut device, rest)?;
+    }
     let lanes = pace::limit(&mut device, &setup.rates)?;
     let device = Arc::new(device);
     let Ok(keep) = receive_keep(channel, setup.keep && device.kept().is_some())? else { return Ok(()) };
@@ -75,6 +80,15 @@ fn receive_setup(channel: &Channel) -> Result<Option<(DeviceSetup, OwnedFd, Owne
     match (message, <[OwnedFd; 2]>::try_from(fds)) {
         (ToDevice::Setup(setup), Ok([socket, resource])) => Ok(Some((setup, socket, resource))),
         (ToDevice::Stop, _) => Ok(None),
+        _ => Err(Error::UnexpectedMessage),
+    }
+}
+
+/// The rest of the resource, which has so many descriptors beside the first. None: the launcher wants this device no more.
+fn receive_rest(channel: &Channel, more: u8) -> Result<Option<Vec<OwnedFd>>, Error> {
+    match channel.receive::<ToDevice>(Phase::HandOver)? {
+        Some((ToDevice::More(number), fds)) if number == more => Ok(Some(fds)),
+        Some((ToDevice::Stop, _)) | None => Ok(None),
         _ => Err(Error::UnexpectedMessage),
     }
 }
@@ -174,7 +188,7 @@ fn obey(channel: &Channel, session: &mut Session, asked: &mut bool) -> Result<bo
             }
             Ok(true)
         }
-        Some((ToDevice::Setup(_) | ToDevice::Keep, _)) => Err(Error::UnexpectedMessage),
+        Some((ToDevice::Setup(_) | ToDevice::Keep | ToDevice::More(_), _)) => Err(Error::UnexpectedMessage),
     }
 }
 

@@ -52,7 +52,8 @@ pub(crate) fn run<P: DeviceProgram>(
     };
     let rates = options.limits.rates()?;
     let directory = P::directory(&arguments)?;
-    let (device, resource) = P::open(arguments)?;
+    let (device, resource, rest) = P::open_all(arguments)?;
+    let more = device.more();
     // From here on a signal waits until it is looked for, so that no socket file is left behind.
     let signals = signals()?;
     let socket = match (front_end, inherited) {
@@ -72,7 +73,11 @@ pub(crate) fn run<P: DeviceProgram>(
         rates,
     };
     control.send(&ToDevice::Setup(setup), &[socket.as_fd(), resource.as_fd()])?;
-    drop((socket, resource, directory));
+    if more > 0 {
+        let rest: Vec<_> = rest.iter().map(AsFd::as_fd).collect();
+        control.send(&ToDevice::More(more), &rest)?;
+    }
+    drop((socket, resource, rest, directory));
     control.set_nonblocking(true)?;
     let report = sandbox_policies::confine_stand_alone(P::PROGRAM, options.requirement)?;
     for lacking in child.lacking().iter().chain(&report.lacking) {

@@ -88,7 +88,9 @@ impl Device for Balloon {
     }
 
     fn set(&self, setting: Setting) -> Result<bool, String> {
-        let Setting::Balloon(bytes) = setting else { return Err(NOTHING_TO_SET.to_owned()) };
+        let Setting::Balloon(bytes) = setting else {
+            return Err(NOTHING_TO_SET.to_owned());
+        };
         let wanted = pages(bytes);
         Ok(self.num_pages.swap(wanted, Relaxed) != wanted)
     }

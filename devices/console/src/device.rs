@@ -1,140 +1,130 @@
-//! The virtio console device (virtio 1.2, §5.3) with one port, which is the console: what it offers, and its two queues.
-//!
-//! Bytes go between the host's descriptor and guest memory without a copy here. What was acknowledged to the driver the
-//! host has. A request in hand when a process of this device ends is written again from its beginning by the next one:
-//! twice rather than not at all. Input that was read and is not the driver's yet is lost then, as a terminal may lose
-//! it.
+//! The virtio console device (virtio 1.2, §5.3): what it offers, and who serves which of its queues. It has one port,
+//! which is the console, or, with VIRTIO_CONSOLE_F_MULTIPORT, several, of which the first may be one.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use device_backend::{
-    Arrival, Device, Error, Handler, Needs, Reader, Receiver, Room, Service, Writer, log_line,
-};
-use nix::errno::Errno;
-use nix::sys::eventfd::{EfdFlags, EventFd};
-use protocol::{ConsoleOptions, ConsoleSize};
+use device_backend::{Device, Error, Keeper, Kept, Service};
+use protocol::{ConsoleOptions, ConsoleSize, Setting};
 
-use crate::host::{Host, Peer};
-use crate::output::Output;
+use crate::control::{Hearing, Shared, Telling};
+use crate::port::{Port, Receive, Transmit};
+use crate::ports::Description;
 use crate::wire::{Config, feature, queue};
 
 /// A console.
 #[derive(Debug)]
 pub struct Console {
-    host: Arc<Host>,
-    options: ConsoleOptions,
-    /// Never to be read: what is waited for where no input can come.
-    never: Arc<EventFd>,
+    first: Port,
+    /// From number 1 on.
+    others: Vec<Port>,
+    multiport: bool,
+    file_limit: Option<u64>,
+    shared: Arc<Shared>,
 }
 
 impl Console {
-    /// Serves `host` as `options` say.
+    /// Serves what `options` describe; port 0 is on `resource`.
     ///
     /// # Errors
-    /// No descriptor is to be had.
-    pub fn new(host: Host, options: ConsoleOptions) -> Result<Self, Error> {
-        let never = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
-            .map_err(|errno| Error::System { action: "create an eventfd", errno })?;
-        Ok(Self { host: Arc::new(host), options, never: Arc::new(never) })
+    /// It cannot be used, or no descriptor is to be had.
+    pub fn new(resource: OwnedFd, options: ConsoleOptions) -> Result<Self, Error> {
+        let multiport = !options.ports.is_empty();
+        let mut described: Vec<Description> = options.ports.into_iter().map(Description::from).collect();
+        if described.is_empty() {
+            described.push(Description { name: String::new(), console: true });
+        }
+        let shared = Arc::new(Shared::new(described, options.size)?);
+        let first = Port::new(0, resource, &shared)?;
+        Ok(Self { first, others: Vec::new(), multiport, file_limit: options.file_limit, shared })
+    }
+
+    /// Adds the resources of the ports from number 1 on.
+    ///
+    /// # Errors
+    /// One of them cannot be used, or they are more or fewer than the ports.
+    pub fn add(&mut self, resources: Vec<OwnedFd>) -> Result<(), Error> {
+        let (found, wanted) = (resources.len(), self.shared.count().saturating_sub(1));
+        if found != wanted {
+            return Err(Error::Resource(format!("{found} descriptors are not those of {wanted} more ports")));
+        }
+        let others = (1..).zip(resources);
+        self.others = others
+            .map(|(number, resource)| Port::new(number, resource, &self.shared))
+            .collect::<Result<_, _>>()?;
+        Ok(())
+    }
+
+    fn count(&self) -> u16 {
+        u16::try_from(self.shared.count()).unwrap_or(u16::MAX)
+    }
+
+    /// Whose data queue `index` is. The two control queues come between those of port 0 and the others.
+    fn port_of(&self, index: u16) -> Port {
+        let other = usize::from(index / 2).checked_sub(2);
+        other.and_then(|other| self.others.get(other)).unwrap_or(&self.first).clone()
     }
 }
 
 impl Device for Console {
     fn features(&self) -> u64 {
-        if self.options.size.is_some() { feature::SIZE } else { 0 }
+        let multiport = if self.multiport { feature::MULTIPORT } else { 0 };
+        feature::SIZE | multiport
     }
 
+    /// No size is known by columns and rows of nothing.
     fn config(&self) -> Vec<u8> {
-        let (cols, rows) = self.options.size.map_or((0, 0), |ConsoleSize { columns, rows }| (columns, rows));
-        Config { cols, rows }.bytes()
+        let (cols, rows) = self.shared.size().map_or((0, 0), |ConsoleSize { columns, rows }| (columns, rows));
+        Config { cols, rows, max_nr_ports: self.count().into() }.bytes()
     }
 
     fn queues(&self) -> u16 {
-        queue::COUNT
+        if self.multiport { queue::count(self.count()) } else { queue::COUNT }
+    }
+
+    fn set(&self, setting: Setting) -> Result<bool, String> {
+        match setting {
+            Setting::Console(_) if !self.shared.has_console() => {
+                Err("none of its ports is a console, which would have a size".to_owned())
+            }
+            Setting::Console(size) => {
+                // It is kept by then.
+                self.shared.resize(size);
+                Ok(false)
+            }
+            _ => Err("a console has nothing of the kind to be set while it runs".to_owned()),
+        }
+    }
+
+    fn reset(&self) -> bool {
+        self.shared.reset();
+        false
+    }
+
+    fn kept(&self) -> Option<Kept> {
+        Some(self.shared.kept())
+    }
+
+    fn restore(&self, kept: &Kept) -> bool {
+        self.shared.restore(kept)
+    }
+
+    fn keep_with(&self, keeper: Keeper) {
+        self.shared.keep_with(keeper);
     }
 
     fn service(self: &Arc<Self>, index: u16) -> Service {
-        let host = Arc::clone(&self.host);
-        if index == queue::RECEIVEQ {
-            let never = Arc::clone(&self.never);
-            Service::Arrivals(Box::new(Receive { host, peer: None, ended: false, never }))
-        } else {
-            Service::Requests(Box::new(Transmit(Output::new(host, self.options.file_limit))))
-        }
-    }
-}
-
-/// `receiveq`.
-struct Receive {
-    host: Arc<Host>,
-    /// Who is waited for.
-    peer: Option<Peer>,
-    /// No input will come any more.
-    ended: bool,
-    never: Arc<EventFd>,
-}
-
-impl Receiver for Receive {
-    fn source(&self) -> BorrowedFd<'_> {
-        match (&self.peer, self.host.listener()) {
-            (Some(peer), _) => peer.as_fd(),
-            (None, Some(listener)) => listener,
-            (None, None) => self.never.as_fd(),
-        }
-    }
-
-    /// One byte is an arrival, and each has a buffer of its own.
-    fn needs(&self, _features: u64) -> Needs {
-        Needs { bytes: 1, spread: false }
-    }
-
-    /// Without end of input: a guest goes on writing when the host has nothing more to say.
-    fn receive(&mut self, _features: u64, room: &Room<'_, '_>) -> Result<Arrival, &'static str> {
-        if self.ended {
-            return Ok(Arrival::None);
-        }
-        self.peer = self.host.writer();
-        let Some(peer) = &self.peer else { return Ok(Arrival::None) };
-        match room.writer().read_stream(peer) {
-            Err(Errno::EAGAIN) => Ok(Arrival::None),
-            Err(Errno::EINTR) => Ok(Arrival::Dropped),
-            Ok(bytes) if bytes > 0 => Ok(Arrival::Received(bytes)),
-            _ if self.host.hung_up(peer) => {
-                self.peer = None;
-                Ok(Arrival::Dropped)
+        match index {
+            queue::RECEIVEQ => Service::Arrivals(Box::new(Receive::new(self.first.clone()))),
+            queue::TRANSMITQ => {
+                Service::Requests(Box::new(Transmit::new(self.first.clone(), self.file_limit)))
             }
-            ended => {
-                self.ended = true;
-                self.peer = None;
-                let why = ended.err().map_or("its end", |errno: Errno| errno.desc());
-                log_line(format_args!("no more input for the guest: {why}"));
-                Ok(Arrival::None)
+            queue::CONTROL_RECEIVEQ => Service::Arrivals(Box::new(Telling::new(Arc::clone(&self.shared)))),
+            queue::CONTROL_TRANSMITQ => Service::Requests(Box::new(Hearing(Arc::clone(&self.shared)))),
+            index if index.is_multiple_of(2) => {
+                Service::Arrivals(Box::new(Receive::new(self.port_of(index))))
             }
+            index => Service::Requests(Box::new(Transmit::new(self.port_of(index), self.file_limit))),
         }
-    }
-}
-
-/// `transmitq`.
-struct Transmit(Output);
-
-impl Handler for Transmit {
-    fn begin_batch(&mut self) {
-        self.0.begin_batch();
-    }
-
-    /// Passes it on or drops it: there is no answer that says which.
-    fn handle(
-        &mut self,
-        _features: u64,
-        reader: Reader<'_, '_>,
-        _writer: Writer<'_, '_>,
-    ) -> Result<u32, &'static str> {
-        self.0.write(reader);
-        Ok(0)
-    }
-
-    fn refuse(&mut self, _writer: Writer<'_, '_>) -> Result<u32, &'static str> {
-        Ok(0)
     }
 }

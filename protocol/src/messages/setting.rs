@@ -2,6 +2,7 @@
 
 use bincode::{Decode, Encode};
 
+use super::console::ConsoleSize;
 use super::from_core::one_line;
 use super::{short, within};
 use crate::{Error, limits};
@@ -13,6 +14,8 @@ pub enum Setting {
     Balloon(u64),
     /// How large a disk is from now on, in bytes; none for as large as what it lies on is by now. Since minor version 5.
     Disk(Option<u64>),
+    /// The size of a console's terminal. Since minor version 5.
+    Console(ConsoleSize),
 }
 
 impl Setting {
@@ -21,7 +24,7 @@ impl Setting {
     pub fn since(self) -> u8 {
         match self {
             Self::Balloon(_) => 4,
-            Self::Disk(_) => 5,
+            Self::Disk(_) | Self::Console(_) => 5,
         }
     }
 
@@ -32,6 +35,7 @@ impl Setting {
             Self::Disk(Some(bytes)) => {
                 within("size of a disk", bytes, 512, limits::MAX_DISK, "512 bytes to 4E")
             }
+            Self::Console(size) => size.check(),
         }
     }
 }

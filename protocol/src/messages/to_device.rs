@@ -17,6 +17,7 @@ const STOP: u16 = 0x0303;
 const KEEP: u16 = 0x0304;
 const SET: u16 = 0x0305;
 const STATISTICS: u16 = 0x0306;
+const MORE: u16 = 0x0308;
 
 /// Optional field of [`BlkOptions`]: discard.
 const BLK_DISCARD: u16 = 1;
@@ -43,6 +44,9 @@ pub enum ToDevice {
     /// Ask the guest's driver for what it knows. Answered with `Statistics`, once for however many of these were sent before
     /// it. Since minor version 5: as above.
     Statistics,
+    /// The rest of a resource that is more than one descriptor, right after the `Setup` that says so
+    /// ([`DeviceOptions::more`]). Descriptors: as many as it has. Since minor version 5.
+    More(u8),
 }
 
 /// What a device serves.
@@ -83,6 +87,17 @@ pub enum DeviceOptions {
     Balloon(BalloonOptions),
     /// virtio-fs. Since minor version 4.
     Fs(FsOptions),
+}
+
+impl DeviceOptions {
+    /// How many descriptors the resource has beside the one that comes with `Setup`.
+    #[must_use]
+    pub fn more(&self) -> u8 {
+        match self {
+            Self::Console(console) => console.more(),
+            _ => 0,
+        }
+    }
 }
 
 /// A disk.
@@ -156,7 +171,7 @@ impl DeviceSetup {
             }
             DeviceOptions::Console(console) => {
                 let wire = Wire::Console(console.wire());
-                fields::encode("Setup", &(&self.name, wire), &own(Fields::default())?)
+                fields::encode("Setup", &(&self.name, wire), &own(console.fields()?)?)
             }
             DeviceOptions::Pmem(pmem) => {
                 fields::encode("Setup", &(&self.name, Wire::Pmem(*pmem)), &own(Fields::default())?)
@@ -183,13 +198,18 @@ impl DeviceSetup {
             }
             Wire::Rng => DeviceOptions::Rng,
             Wire::Net(net) => DeviceOptions::Net(NetOptions::from_wire(&net)?),
-            Wire::Console(console) => DeviceOptions::Console(ConsoleOptions::from_wire(&console)),
+            Wire::Console(console) => DeviceOptions::Console(ConsoleOptions::from_wire(&console, &fields)?),
             Wire::Pmem(pmem) => DeviceOptions::Pmem(pmem),
             Wire::Balloon(balloon) => DeviceOptions::Balloon(balloon),
             Wire::Fs(fs) => DeviceOptions::Fs(FsOptions::from_wire(fs)),
         };
         Ok(Self { name, options, blamed, keep, rates })
     }
+}
+
+/// The most is what a frame has place for.
+fn check_more(more: u8) -> Result<(), Error> {
+    within("descriptors of a resource", more.into(), 1, limits::MAX_FDS as u64, "1 to 16")
 }
 
 impl Message for ToDevice {
@@ -201,6 +221,7 @@ impl Message for ToDevice {
             Self::Keep => KEEP,
             Self::Set(_) => SET,
             Self::Statistics => STATISTICS,
+            Self::More(_) => MORE,
         }
     }
 
@@ -212,6 +233,7 @@ impl Message for ToDevice {
             Self::Keep => "Keep",
             Self::Set(_) => "Set",
             Self::Statistics => "Statistics",
+            Self::More(_) => "More",
         }
     }
 
@@ -219,13 +241,14 @@ impl Message for ToDevice {
         match self {
             Self::Setup(_) => 2,
             Self::Keep => 1,
+            Self::More(more) => (*more).into(),
             Self::Query | Self::Stop | Self::Set(_) | Self::Statistics => 0,
         }
     }
 
     fn allowed(&self, phase: Phase) -> bool {
         match self {
-            Self::Setup(_) | Self::Keep => phase == Phase::HandOver,
+            Self::Setup(_) | Self::Keep | Self::More(_) => phase == Phase::HandOver,
             Self::Query | Self::Set(_) | Self::Statistics => phase == Phase::Serving,
             Self::Stop => true,
         }
@@ -241,7 +264,11 @@ impl Message for ToDevice {
                 setting.check()?;
                 fields::encode("Set", setting, &Fields::default())
             }
-            _ => fields::encode(self.name(), &(), &Fields::default()),
+            Self::More(more) => {
+                check_more(*more)?;
+                fields::encode("More", more, &Fields::default())
+            }
+            Self::Query | Self::Stop | Self::Keep => fields::encode(self.name(), &(), &Fields::default()),
         }
     }
 
@@ -260,6 +287,11 @@ impl Message for ToDevice {
                 let (setting, _) = fields::decode_body::<Setting>("Set", body)?;
                 setting.check()?;
                 Self::Set(setting)
+            }
+            MORE => {
+                let (more, _) = fields::decode_body("More", body)?;
+                check_more(more)?;
+                Self::More(more)
             }
             kind => return Err(Error::Kind { kind }),
         })

@@ -8,8 +8,8 @@ use clap::{Parser, Subcommand};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use protocol::{
-    AskDevice, BalloonAmount, Channel, DeviceStatus, FromLauncher, Phase, ReplaceDevice, SetDevice, Setting,
-    ToLauncher,
+    AskDevice, BalloonAmount, Channel, ConsoleSize, DeviceStatus, FromLauncher, Phase, ReplaceDevice,
+    SetDevice, Setting, ToLauncher,
 };
 
 use crate::balloon_statistics;
@@ -67,6 +67,16 @@ pub enum Command {
         #[arg(value_name = "ID")]
         device: String,
     },
+    /// Set the size of a console's terminal, which the guest is told.
+    ResizeConsole {
+        /// The device's name, as in console0.
+        #[arg(value_name = "ID")]
+        device: String,
+
+        /// As in 80x24.
+        #[arg(value_name = "COLUMNSxROWS")]
+        size: ConsoleSize,
+    },
     /// Replace the program of a device by a new process of it, or of another program, under the running guest.
     ReplaceDevice {
         /// The device's name, as in blk0.
@@ -93,6 +103,10 @@ pub fn run(line: &ControlLine) -> Result<String, Error> {
         }
         Command::BalloonStats { device } => {
             (ToLauncher::Statistics(AskDevice { device: device.clone() }), None)
+        }
+        Command::ResizeConsole { device, size } => {
+            let (device, setting) = (device.clone(), Setting::Console(*size));
+            (ToLauncher::Set(SetDevice { device, setting }), None)
         }
         Command::ReplaceDevice { device, program } => {
             let program = program.as_deref().map(executable).transpose()?;

@@ -109,7 +109,12 @@ impl Device {
 
     /// Whether it has the terminal on standard input.
     pub fn is_on_stdio(&self) -> bool {
-        matches!(&self.back_end, BackEnd::Console(console) if console.place == console::Place::Stdio)
+        matches!(&self.back_end, BackEnd::Console(console) if console.places.contains(&console::Place::Stdio))
+    }
+
+    /// Whether it is a console with ports that have names.
+    pub fn has_ports(&self) -> bool {
+        matches!(&self.back_end, BackEnd::Console(console) if !console.options.ports.is_empty())
     }
 }
 
@@ -140,7 +145,7 @@ impl BackEnd {
         match self {
             BackEnd::Blk(_) | BackEnd::Rng(_) => asked.unwrap_or(1),
             BackEnd::Net(_) => net::QUEUES,
-            BackEnd::Console(_) => console::QUEUES,
+            BackEnd::Console(console) => console.queues(),
             BackEnd::Pmem(_) => pmem::QUEUES,
             BackEnd::Balloon(_) => balloon::QUEUES,
             BackEnd::Fs(fs) => fs.queues(),
@@ -213,7 +218,7 @@ fn device(word: &DeviceOption, slot: u8, name: String) -> Result<Device, Error> 
             names.join(", ")
         )));
     };
-    let mut options = Options { name: &name, word, known: Vec::new() };
+    let mut options = Options { name: &name, word, known: Vec::new(), takes_ports: false };
     let socket = options.text("socket");
     let queues = options.queues()?;
     let queue_size = options.queue_size()?;
@@ -261,6 +266,8 @@ struct Options<'a> {
     name: &'a str,
     word: &'a DeviceOption,
     known: Vec<&'static str>,
+    /// Whether options that name ports are among them.
+    takes_ports: bool,
 }
 
 impl<'a> Options<'a> {
@@ -376,7 +383,8 @@ impl<'a> Options<'a> {
     }
 
     fn nothing_else(&self) -> Result<(), Error> {
-        let Some(key) = self.word.options.keys().find(|key| !self.known.contains(&key.as_str())) else {
+        let is_known = |key: &&String| self.known.contains(&key.as_str()) || self.is_known_port(key);
+        let Some(key) = self.word.options.keys().find(|key| !is_known(key)) else {
             return Ok(());
         };
         let hint = nearest::hint(key, self.known.iter().copied());

@@ -23,6 +23,8 @@ pub struct DeviceProcess<'a> {
     pub rates: Rates,
     /// What it serves.
     pub resource: BorrowedFd<'a>,
+    /// The rest of that, if it is more than one descriptor.
+    pub more: Vec<BorrowedFd<'a>>,
 }
 
 impl DeviceProcess<'_> {
@@ -43,7 +45,12 @@ impl DeviceProcess<'_> {
         let (own, options, rates) = (name.to_owned(), self.options.clone(), self.rates);
         let setup = DeviceSetup { name: own, options, blamed, keep: true, rates };
         let fds = [back_end.as_fd(), self.resource];
-        if let Err(error) = tell(name, &spawned.1, &ToDevice::Setup(setup), &fds) {
+        let more = setup.options.more();
+        let mut told = tell(name, &spawned.1, &ToDevice::Setup(setup), &fds);
+        if told.is_ok() && more > 0 {
+            told = tell(name, &spawned.1, &ToDevice::More(more), &self.more);
+        }
+        if let Err(error) = told {
             let _ = spawned.0.kill();
             let _ = spawned.0.wait();
             return Err(error);

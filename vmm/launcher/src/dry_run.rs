@@ -44,9 +44,10 @@ pub fn plan(machine: &Machine, inputs: &Inputs) -> String {
         let executable = program.and_then(|program| programs::among(&inputs.device_programs, program));
         if let Some(executable) = executable {
             add(spawned(machine, executable, &device.name));
-            let resource = match device.back_end {
+            let resource = match &device.back_end {
                 BackEnd::Rng(_) => "generator",
                 BackEnd::Net(_) => "tap",
+                BackEnd::Console(console) if console.places.len() > 1 => "a descriptor for each port",
                 BackEnd::Console(_) => "console",
                 BackEnd::Pmem(_) => "file, for reading",
                 BackEnd::Balloon(_) => "nothing",
@@ -80,13 +81,19 @@ fn opened(machine: &Machine, inputs: &Inputs) -> Vec<String> {
     let control = machine.control_socket.iter();
     lines.extend(control.map(|path| format!("listen at {}: control socket, mode 0600", path.display())));
     for (device, resource) in machine.devices.iter().zip(&inputs.resources) {
+        if let BackEnd::Console(console) = &device.back_end {
+            lines.extend(console.places.iter().skip(1).map(|place| format!("{place}: {}", device.name)));
+        }
         lines.push(match (&device.back_end, resource) {
             (BackEnd::Blk(blk), Resource::Disk(disk)) => opened_disk(device, blk, disk.size),
             (BackEnd::Blk(blk), _) => opened_disk(device, blk, 0),
             (BackEnd::Net(net), Resource::Network(network)) => tap(device, net, network),
             (BackEnd::Net(_), _) => format!("open   a tap: {}", device.name),
             (BackEnd::Rng(path), _) => format!("open   {} for reading: {}", path.display(), device.name),
-            (BackEnd::Console(console), _) => format!("{}: {}", console.place, device.name),
+            (BackEnd::Console(console), _) => {
+                let first = console.places.first().map_or_else(String::new, ToString::to_string);
+                format!("{first}: {}", device.name)
+            }
             (BackEnd::Pmem(pmem), resource) => opened_memory(device, pmem, resource),
             (BackEnd::Balloon(_), _) => {
                 format!("open   /dev/null, since there is nothing else: {}", device.name)

@@ -168,7 +168,7 @@ fn device_processes<'a>(
     let devices = machine.devices.iter().zip(&inputs.resources).zip(groups);
     for (((device, resource), group), index) in devices.zip(1u32..) {
         let Some(program) = device.back_end.program() else { continue };
-        let directory = resource.directory();
+        let (directory, more) = (resource.directory(), resource.more_for_program());
         let Some((options, resource)) = resource.for_program(&device.back_end) else { continue };
         let executable = programs::among(&inputs.device_programs, program);
         let executable = executable.ok_or_else(|| nothing_serves(device))?;
@@ -181,7 +181,7 @@ fn device_processes<'a>(
             directory,
             group: group.as_ref().map(AsFd::as_fd),
         };
-        processes.push(DeviceProcess { spawning, options, rates: device.rates, resource });
+        processes.push(DeviceProcess { spawning, options, rates: device.rates, resource, more });
     }
     Ok(processes)
 }

@@ -62,8 +62,8 @@ pub enum Resource {
     Network(Network),
     /// For one too: a generator.
     Generator(OwnedFd),
-    /// For one too: where a console is.
-    Console(OpenConsole),
+    /// For one too: where the ports of a console are.
+    Console(Vec<OpenConsole>),
     /// For one too, and for the core: persistent memory.
     Pmem(OpenPmem),
     /// For one that has none, and a place for it in its hand-over.
@@ -95,7 +95,7 @@ impl Resource {
             }
             (Resource::Generator(fd), BackEnd::Rng(_)) => Some((DeviceOptions::Rng, fd.as_fd())),
             (Resource::Console(open), BackEnd::Console(console)) => {
-                Some((DeviceOptions::Console(console.options.clone()), open.fd.as_fd()))
+                Some((DeviceOptions::Console(console.options.clone()), open.first()?.fd.as_fd()))
             }
             (Resource::Pmem(open), BackEnd::Pmem(_)) => {
                 Some((DeviceOptions::Pmem(open.options), open.flushed.as_fd()))
@@ -107,6 +107,14 @@ impl Resource {
                 Some((DeviceOptions::Balloon(options.clone()), null.as_fd()))
             }
             _ => None,
+        }
+    }
+
+    /// What it is handed beside that.
+    pub fn more_for_program(&self) -> Vec<BorrowedFd<'_>> {
+        match self {
+            Resource::Console(open) => open.iter().skip(1).map(|port| port.fd.as_fd()).collect(),
+            _ => Vec::new(),
         }
     }
 
@@ -133,10 +141,11 @@ impl Inputs {
     /// The other ends of the consoles' pseudoterminals, to be kept as long as the machine runs.
     pub fn take_other_ends(&mut self) -> Vec<OwnedFd> {
         let consoles = self.resources.iter_mut().filter_map(|resource| match resource {
-            Resource::Console(console) => console.other_end.take(),
+            Resource::Console(ports) => Some(ports),
             _ => None,
         });
-        consoles.map(|(fd, _)| fd).collect()
+        let other_ends = consoles.flatten().filter_map(|port| port.other_end.take());
+        other_ends.map(|(fd, _)| fd).collect()
     }
 
     /// Opens all, in the order in which a person would name them.
@@ -167,7 +176,7 @@ fn resources(devices: &[Device], purpose: Purpose) -> Result<Vec<Resource>, Erro
     let mut seen: Vec<Claim<'_>> = Vec::new();
     let mut resources = Vec::new();
     for device in devices {
-        if let Some(claim) = Claim::new(device)? {
+        for claim in Claim::all(device)? {
             if let Some(other) = seen.iter().find(|other| other.excludes(&claim)) {
                 let text = format!("{} is {}'s already; give each device its own", claim.what, other.device);
                 return Err(Error::Device { name: device.name.clone(), text });
@@ -237,7 +246,7 @@ enum Identity<'a> {
 
 impl<'a> Claim<'a> {
     /// None for what any number of devices may use, a generator, and where there is nothing, a directory.
-    fn new(device: &'a Device) -> Result<Option<Claim<'a>>, Error> {
+    fn all(device: &'a Device) -> Result<Vec<Claim<'a>>, Error> {
         let file = |path: &Path, (device, inode)| (format!("{path:?}"), Identity::File(device, inode));
         let ((what, identity), shared) = match &device.back_end {
             BackEnd::Socket(path) => (file(path, open::back_end_identity(path)?), false),
@@ -257,15 +266,18 @@ impl<'a> Claim<'a> {
                 ((what, Identity::Interface(&net.interface)), false)
             }
             // A directory is whoever's as well that reads and writes its files.
-            BackEnd::Rng(_) | BackEnd::Balloon(_) | BackEnd::Fs(_) => return Ok(None),
-            BackEnd::Console(console) => return Ok(Claim::of_console(device, console)),
+            BackEnd::Rng(_) | BackEnd::Balloon(_) | BackEnd::Fs(_) => return Ok(Vec::new()),
+            BackEnd::Console(console) => {
+                let places = console.places.iter();
+                return Ok(places.filter_map(|place| Claim::of_console(device, place)).collect());
+            }
         };
-        Ok(Some(Claim { device: &device.name, what, identity, shared }))
+        Ok(vec![Claim { device: &device.name, what, identity, shared }])
     }
 
     /// A file or socket that is there already is this console's alone.
-    fn of_console(device: &'a Device, console: &'a VirtioConsole) -> Option<Claim<'a>> {
-        let (Place::Path(path) | Place::Connect(path) | Place::Listen(path)) = &console.place else {
+    fn of_console(device: &'a Device, place: &'a Place) -> Option<Claim<'a>> {
+        let (Place::Path(path) | Place::Connect(path) | Place::Listen(path)) = place else {
             return None;
         };
         let (number, inode) = open::identity(path)?;
@@ -279,12 +291,17 @@ impl<'a> Claim<'a> {
 }
 
 /// Says where a pseudoterminal is: nobody else knows.
-fn opened_console(device: &Device, console: &VirtioConsole) -> Result<OpenConsole, Error> {
-    let open = open::virtio_console(&console.place)?;
-    if let Some((_, path)) = &open.other_end {
-        report::line(&device.name, &format!("the console is at {}", path.display()));
-    }
-    Ok(open)
+fn opened_console(device: &Device, console: &VirtioConsole) -> Result<Vec<OpenConsole>, Error> {
+    let open = |(number, place): (usize, &Place)| {
+        let open = open::virtio_console(place)?;
+        if let Some((_, path)) = &open.other_end {
+            let port = console.options.ports.get(number).filter(|port| !port.console);
+            let what = port.map_or("the console".to_owned(), |port| format!("port {}", port.name));
+            report::line(&device.name, &format!("{what} is at {}", path.display()));
+        }
+        Ok(open)
+    };
+    console.places.iter().enumerate().map(open).collect()
 }
 
 fn console(console: &Console, purpose: Purpose) -> Result<Option<(OwnedFd, OwnedFd)>, Error> {

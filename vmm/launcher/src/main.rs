@@ -33,6 +33,7 @@ mod spawn;
 mod spawner;
 mod supervise;
 mod terminal;
+mod terminal_size;
 
 use std::io::Write;
 

@@ -11,6 +11,7 @@ use sandbox_policies::{Directory, Program, Requirement};
 
 use crate::error::Error;
 use crate::programs::Executable;
+use crate::supervise::Asker;
 use crate::supervise::amounts::Amount;
 use crate::supervise::log_relay::LogRelay;
 use crate::supervise::silence::Silence;
@@ -34,8 +35,8 @@ pub struct Process {
     pub has_keep: bool,
     /// Whether it owes an answer.
     pub silence: Silence,
-    /// The client whose setting it owes an answer to.
-    pub setting_for: Option<u64>,
+    /// Whose setting it owes an answer to.
+    pub setting_for: Option<Asker>,
     /// The clients that it owes the word of the guest's driver, if it owes it.
     pub statistics_for: Option<Vec<u64>>,
     /// What it holds of guest memory, if it is a balloon.

@@ -57,6 +57,7 @@ impl Spawner {
         let mut kept = vec![theirs.as_fd()];
         for device in makings.devices {
             kept.extend([device.resource, device.spawning.executable.fd.as_fd()]);
+            kept.extend(&device.more);
             kept.extend(device.spawning.group);
             kept.extend(device.spawning.directory.map(|directory| directory.descriptor));
         }

@@ -44,6 +44,7 @@ pub use clients::Clients;
 use events::{Event, Events};
 pub use journal::Journal;
 pub use recovery::Recovery;
+pub use settings::Asker;
 use signals::Asked;
 pub use signals::Signals;
 use silence::Looks;
@@ -83,6 +84,8 @@ pub struct Supervisor {
     verdict: Option<Verdict>,
     /// Whether the core owes an answer to `Query` of the user's.
     asked_counters: bool,
+    /// The size of the terminal is not yet that of the console that has it.
+    resized: bool,
     /// At whether devices answer.
     looks: Looks,
 }
@@ -123,6 +126,8 @@ impl Supervisor {
             deadline: after(START),
             verdict: None,
             asked_counters: false,
+            // At first it has none.
+            resized: true,
             looks: Looks::default(),
         })
     }
@@ -142,6 +147,9 @@ impl Supervisor {
                 self.on_deadline();
             }
             self.carry_on();
+            if self.recovers() {
+                self.follow_terminal();
+            }
         }
         self.journal.close();
         let verdict = self.verdict.take();
@@ -173,6 +181,7 @@ impl Supervisor {
 
     fn on_asked(&mut self, asked: Asked) {
         match (asked, self.state) {
+            (Asked::Resize, _) => self.resized = true,
             (Asked::Counters, State::Running | State::PowerButton(_)) => self.ask_counters(),
             (Asked::Counters, _) | (_, State::Killing) => {}
             (Asked::End(signal), State::Running) => self.press_power_button(signal),

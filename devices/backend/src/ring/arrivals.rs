@@ -38,6 +38,7 @@ const PUBLISH_EVERY: usize = 64;
 pub struct Room<'a, 'm> {
     slices: &'a [VolatileSlice<'m>],
     chains: &'a [Chain],
+    index: u16,
 }
 
 impl<'a, 'm> Room<'a, 'm> {
@@ -45,6 +46,13 @@ impl<'a, 'm> Room<'a, 'm> {
     #[must_use]
     pub fn writer(&self) -> Writer<'a, 'm> {
         Writer::new(self.slices)
+    }
+
+    /// The used index of the first chain, were it used now: a ring that is found there, by this process or the next one,
+    /// has not given what was received to the driver.
+    #[must_use]
+    pub fn index(&self) -> u16 {
+        self.index
     }
 
     /// How many chains the first `bytes` lie in, at least 1.
@@ -87,11 +95,11 @@ impl<'m> Window<'m> {
         !self.chains.is_empty() && (!needs.spread || self.bytes >= needs.bytes || self.slices.len() >= most)
     }
 
-    fn room(&self, needs: Needs) -> Room<'_, 'm> {
+    fn room(&self, needs: Needs, index: u16) -> Room<'_, 'm> {
         let chains = if needs.spread { self.chains.len() } else { 1 };
         let chains = self.chains.get(..chains).unwrap_or_default();
         let pieces = chains.iter().map(|chain| chain.pieces).fold(0, usize::saturating_add);
-        Room { slices: self.slices.get(..pieces).unwrap_or_default(), chains }
+        Room { slices: self.slices.get(..pieces).unwrap_or_default(), chains, index }
     }
 
     /// Takes the first chain out.
@@ -137,7 +145,8 @@ impl Ring {
             if let Err(wait) = lane.admit() {
                 break Progress::Paced(wait);
             }
-            let room = window.room(needs);
+            let unpublished = u16::try_from(self.unpublished).unwrap_or(u16::MAX);
+            let room = window.room(needs, self.queue.next_used().wrapping_add(unpublished));
             let queue = self.index;
             match receiver.receive(self.features, &room).map_err(|reason| Error::Ring { queue, reason })? {
                 Arrival::None => {

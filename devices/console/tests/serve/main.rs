@@ -12,6 +12,7 @@
 #[expect(clippy::panic, reason = "as above")]
 mod front_end;
 mod hostile;
+mod ports;
 mod restarts;
 
 use std::fs::File;
@@ -236,7 +237,7 @@ fn a_file_gets_the_output_at_its_end_and_never_speaks() {
 #[test]
 fn there_are_two_queues_and_a_size_if_one_is_given() {
     let place = Place::new();
-    for (arguments, feature, config) in [(&["--size=132x43"][..], 1, [132, 0, 43, 0]), (&[], 0, [0; 4])] {
+    for (arguments, feature, config) in [(&["--size=132x43"][..], 1, [132, 0, 43, 0]), (&[], 1, [0; 4])] {
         let device = Device::spawn(PROGRAM, &[&[place.option("path").as_str()], arguments].concat());
         assert_eq!(device.negotiate(0) & 0xff_ffff, feature, "feature bits of the device type");
         assert_eq!(device.get(request::GET_QUEUE_NUM), 2);

@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use protocol::{Channel, DeviceStatus, Failure, FailureKind, FromLauncher, Phase, ReplaceDevice, ToLauncher};
 
 use super::events::Event;
-use super::{Events, Supervisor};
+use super::{Asker, Events, Supervisor};
 use crate::control_socket::ControlSocket;
 use crate::error::Error;
 
@@ -81,7 +81,7 @@ impl Supervisor {
             }
             Ok(Some((ToLauncher::Replace(replace), fds))) => self.on_replace(client, &replace, fds),
             Ok(Some((ToLauncher::Set(set), _))) => {
-                if let Err(why) = self.set(client, &set) {
+                if let Err(why) = self.set(Asker::Client(client), &set) {
                     self.answer(client, &FromLauncher::Failed(Failure::new(FailureKind::Device, &why)));
                 }
             }

@@ -36,6 +36,8 @@ const LONGEST_DELAY: Duration = Duration::from_secs(2);
 const LONGEST_ABSENCE: Duration = Duration::from_secs(1);
 /// The minor version of the protocol that has words for limits. An older program would not know that there are any.
 const RATES_SINCE: u8 = 4;
+/// That has words for ports of a console. An older program would serve its first one alone.
+const PORTS_SINCE: u8 = 5;
 /// From the spawn until a program is ready.
 const START: Duration = Duration::from_secs(10);
 
@@ -54,6 +56,8 @@ pub struct Recovery {
     pub program: Option<OwnedFd>,
     /// The minor version of the protocol that its program has to know for what was asked of the device.
     pub least_minor: u8,
+    /// Whether it has the terminal on standard input.
+    pub on_terminal: bool,
     /// Where its processes keep what outlives them, if they are ours.
     pub keep: Option<OwnedFd>,
     /// The process that is to replace the one that serves.
@@ -118,6 +122,12 @@ enum Step {
     Over,
 }
 
+/// What the words are for that the user asked for something by.
+fn least_minor(device: &Device) -> u8 {
+    let rates = if device.rates == Rates::default() { 0 } else { RATES_SINCE };
+    rates.max(if device.has_ports() { PORTS_SINCE } else { 0 })
+}
+
 /// What a death means.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Decision {
@@ -161,7 +171,8 @@ impl Recovery {
             process,
             number: process.and_then(|process| u8::try_from(process).ok()),
             program: None,
-            least_minor: if device.rates == Rates::default() { 0 } else { RATES_SINCE },
+            least_minor: least_minor(device),
+            on_terminal: device.is_on_stdio(),
             keep: None,
             second: None,
             tally: Tally::default(),

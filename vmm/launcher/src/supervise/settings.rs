@@ -5,22 +5,43 @@
 //! before it has answered, its client is told; whether the setting outlives it is for its state to say, which the next
 //! process takes up.
 
-use protocol::{Failure, FailureKind, FromLauncher, SetDevice, SetOutcome, ToDevice};
+use protocol::{Failure, FailureKind, FromLauncher, SetDevice, SetOutcome, Setting, ToDevice};
 
 use super::Supervisor;
 use crate::nearest;
 use crate::spawn::Process;
+use crate::terminal_size::terminal_size;
+
+/// Who is owed a device's answer to a setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asker {
+    /// This client.
+    Client(u64),
+    /// The launcher itself, which follows the size of its terminal.
+    Terminal,
+}
 
 impl Supervisor {
+    /// The size of the terminal has changed: so does that of the console that has it, as soon as its program can be told.
+    pub(super) fn follow_terminal(&mut self) {
+        let device = self.devices.iter().find(|device| device.on_terminal && self.resized);
+        let (Some(device), Some(size)) = (device, terminal_size()) else {
+            self.resized = false;
+            return;
+        };
+        let wanted = SetDevice { device: device.name.clone(), setting: Setting::Console(size) };
+        self.resized = self.set(Asker::Terminal, &wanted).is_err();
+    }
+
     /// Hands a setting on.
-    pub(super) fn set(&mut self, client: u64, wanted: &SetDevice) -> Result<(), String> {
+    pub(super) fn set(&mut self, asker: Asker, wanted: &SetDevice) -> Result<(), String> {
         let name = &wanted.device;
         let process = self.serving(name, "this setting", wanted.setting.since())?;
         if process.setting_for.is_some() {
             return Err(format!("{name} is being told of another setting: try again"));
         }
         process.tell(&ToDevice::Set(wanted.setting))?;
-        process.setting_for = Some(client);
+        process.setting_for = Some(asker);
         Ok(())
     }
 
@@ -55,8 +76,10 @@ impl Supervisor {
     /// A device's program has answered.
     pub(super) fn on_set(&mut self, index: usize, outcome: &SetOutcome) {
         let asked = self.processes.all.get_mut(index).and_then(|process| process.setting_for.take());
-        let Some(client) = asked else {
-            return self.on_violation(index, "an answer to a setting that nobody made");
+        let client = match asked {
+            Some(Asker::Client(client)) => client,
+            Some(Asker::Terminal) => return,
+            None => return self.on_violation(index, "an answer to a setting that nobody made"),
         };
         self.answer(
             client,
@@ -70,7 +93,9 @@ impl Supervisor {
     /// A device's program has ended, perhaps without an answer.
     pub(super) fn set_no_more(&mut self, index: usize) {
         let asked = self.processes.all.get_mut(index).and_then(|process| process.setting_for.take());
-        if let Some(client) = asked {
+        // Its successor is told of the size that the terminal has then.
+        self.resized |= asked == Some(Asker::Terminal);
+        if let Some(Asker::Client(client)) = asked {
             let text = "the device's program ended before it answered: look whether it has been set";
             self.answer(client, &FromLauncher::Failed(Failure::new(FailureKind::Device, text)));
         }

@@ -19,14 +19,16 @@ pub enum Asked {
     EndNow(u8),
     /// To say the counters.
     Counters,
+    /// To look at the size of the terminal.
+    Resize,
 }
 
 /// The source of [`Asked`].
 #[derive(Debug)]
 pub struct Signals(SignalFd);
 
-const TAKEN: [Signal; 5] =
-    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1];
+const TAKEN: [Signal; 6] =
+    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGWINCH];
 
 impl Signals {
     /// Blocks the signals and takes them as events. The process is single-threaded.
@@ -47,6 +49,7 @@ impl Signals {
         let number = u8::try_from(info.ssi_signo).ok()?;
         match signal {
             Signal::SIGUSR1 => Some(Asked::Counters),
+            Signal::SIGWINCH => Some(Asked::Resize),
             Signal::SIGQUIT => Some(Asked::EndNow(number)),
             _ => Some(Asked::End(number)),
         }

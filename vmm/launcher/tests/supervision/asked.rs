@@ -51,8 +51,10 @@ pub fn a_setting_that_cannot_be_made_is_refused_with_its_reason() {
     answers(&machine, &["balloon", "blk0", "385G"], 2, &["cannot ask for that", "at most 384G"]);
     // In the words of the device, as one that has nothing of the kind refuses it.
     answers(&machine, &["balloon", "blk0", "3M"], DEVICE, &["vmm: the stand-in does not like it"]);
-    let old =
-        ["the program of blk1 is of minor version 2, and has known settings since 4", "replace-device blk1"];
+    let old = [
+        "the program of blk1 is of minor version 2, and has known this setting since 4",
+        "replace-device blk1",
+    ];
     answers(&machine, &["balloon", "blk1", "1M"], DEVICE, &old);
     answers(&machine, &["balloon", "blk2", "1M"], DEVICE, &["ended before it answered"]);
     machine.wait_for("vmm: device blk2 died: ");
