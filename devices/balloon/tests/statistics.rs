@@ -34,6 +34,9 @@ const STATS_VQ: u64 = 1 << 1;
 const STATSQ: u32 = 2;
 const SIZE: u16 = 8;
 
+/// Descriptors of a chain: address, length, flags.
+type Parts<'a> = &'a [(u64, u32, u16)];
+
 /// One process of device-balloon, with the launcher's ends.
 struct Process {
     child: Child,
@@ -85,7 +88,7 @@ impl Process {
 
     fn hear(&self) -> FromDevice {
         let heard = self.control.receive::<FromDevice>(Phase::Serving).unwrap();
-        heard.map(|(message, _)| message).expect("an answer")
+        heard.map(|(message, _)| message).unwrap()
     }
 
     fn told(&self) -> Vec<(u16, u64)> {
@@ -208,7 +211,7 @@ fn what_no_driver_says_is_bounded_and_harms_nothing() {
     let one = u32::try_from(bytes(&[(4, 300)]).len()).unwrap();
     driver.put(BUFFERS, &bytes(&[(4, 300), (5, 6)]));
     let large = 1 << 20;
-    let cases: [(&[(u64, u32, u16)], Option<usize>); 7] = [
+    let cases: [(Parts<'_>, Option<usize>); 7] = [
         (&[(BUFFERS, one.saturating_sub(1), 0)], Some(0)),
         (&[(BUFFERS, 1, 0), (BUFFERS + 1, 8, 0), (BUFFERS + 9, 11, 0)], Some(2)),
         (&[(BUFFERS, large, 0)], Some(64)),

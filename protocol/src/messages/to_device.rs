@@ -268,7 +268,9 @@ impl Message for ToDevice {
                 check_more(*more)?;
                 fields::encode("More", more, &Fields::default())
             }
-            Self::Query | Self::Stop | Self::Keep => fields::encode(self.name(), &(), &Fields::default()),
+            Self::Query | Self::Stop | Self::Keep | Self::Statistics => {
+                fields::encode(self.name(), &(), &Fields::default())
+            }
         }
     }
 

@@ -11,9 +11,8 @@ const DEVICE: i32 = 7;
 /// A machine whose disks are the stand-ins of these serials.
 fn machine(serials: &[&str]) -> Machine {
     let mut arguments = vec!["--control-socket=control".to_owned()];
-    let disk = |serial: &&str| {
-        format!("--device=blk,path=disk.raw,readonly=on,serial={serial},on-failure=fail,give-up=fail")
-    };
+    let disk =
+        |serial: &&str| format!("--device=blk,path=disk.raw,readonly=on,serial={serial},on-failure=fail");
     arguments.extend(serials.iter().map(disk));
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let mut machine = Machine::with("obey", &arguments);

@@ -133,8 +133,7 @@ fn obey(control: &Channel, act: &str) -> ExitCode {
                 control.send(&FromDevice::Counters(counters), &[]).expect("the launcher listens");
             }
             ToDevice::Set(_) if act == "set-and-die" => std::process::abort(),
-            ToDevice::Set(Setting::Balloon(SET)) => say(FromDevice::Set(SetOutcome::set())),
-            ToDevice::Set(_) => say(FromDevice::Set(SetOutcome::refused("the stand-in does not like it"))),
+            ToDevice::Set(setting) => say(FromDevice::Set(outcome(setting))),
             ToDevice::Statistics => match act {
                 "ask-and-die" => std::process::abort(),
                 "ask-in-vain" => say(FromDevice::Statistics(Statistics::refused("there is nobody to ask"))),
@@ -147,18 +146,19 @@ fn obey(control: &Channel, act: &str) -> ExitCode {
                 eprintln!("told to stop");
                 break;
             }
-            ToDevice::Set(setting) => {
-                eprintln!("told of {setting:?}");
-                let outcome = match setting {
-                    Setting::Disk(Some(_)) => SetOutcome::set(),
-                    _ => SetOutcome::refused("a stand-in\nwill not"),
-                };
-                control.send(&FromDevice::Set(outcome), &[]).expect("the launcher listens");
-            }
             _ => {}
         }
     }
     ExitCode::SUCCESS
+}
+
+fn outcome(setting: Setting) -> SetOutcome {
+    eprintln!("told of {setting:?}");
+    match setting {
+        Setting::Balloon(SET) | Setting::Disk(Some(_)) => SetOutcome::set(),
+        Setting::Balloon(_) => SetOutcome::refused("the stand-in does not like it"),
+        _ => SetOutcome::refused("a stand-in\nwill not"),
+    }
 }
 
 /// A device of this minor version, which has said so by its only frame and is not to be asked what it does not know.
