@@ -25,6 +25,8 @@ mod persistent;
 #[cfg(test)]
 mod resize;
 #[cfg(test)]
+mod ports;
+#[cfg(test)]
 mod share;
 #[cfg(test)]
 mod sizes;
