@@ -1,5 +1,6 @@
 //! Compiles every policy to BPF, so that the running programs link no parser, and writes `filters.rs`: one
-//! function from program and stage to the bytes. A policy that does not compile fails the build with its
+//! function from program and stage to the bytes; and `lists.rs`: the same from the very same files to their rules and
+//! the reasons of these, for those who want to read them. A policy that does not compile fails the build with its
 //! file's name.
 
 use std::env;
@@ -8,6 +9,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use seccompiler::{BpfProgram, TargetArch, compile_from_json};
+use serde_json::Value;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -16,9 +18,11 @@ fn main() -> Result<(), Failure> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     println!("cargo::rerun-if-changed={}", policies.display());
 
-    let mut arms = String::new();
+    let (mut arms, mut lists) = (String::new(), String::new());
     for policy in sorted_policies(&policies)? {
-        compile(&policy, &out, &mut arms).map_err(|error| format!("{}: {error}", policy.display()))?;
+        let wrong = |error: Failure| format!("{}: {error}", policy.display());
+        compile(&policy, &out, &mut arms).map_err(wrong)?;
+        list(&policy, &mut lists).map_err(wrong)?;
     }
     let filters = format!(
         "/// The compiled filter of a program's stage: instructions of eight bytes, little endian.\n\
@@ -26,6 +30,12 @@ fn main() -> Result<(), Failure> {
          match (program, stage) {{\n{arms}        _ => None,\n    }}\n}}\n"
     );
     fs::write(out.join("filters.rs"), filters)?;
+    let lists = format!(
+        "/// The list of a program's stage, as its policy file has it.\n\
+         fn listed(program: &str, stage: &str) -> Option<&'static List> {{\n    \
+         match (program, stage) {{\n{lists}        _ => None,\n    }}\n}}\n"
+    );
+    fs::write(out.join("lists.rs"), lists)?;
     Ok(())
 }
 
@@ -55,6 +65,64 @@ fn compile(policy: &Path, out: &Path, arms: &mut String) -> Result<(), Failure> 
         )?;
     }
     Ok(())
+}
+
+/// The policy as constants of Rust. Whatever the file says that these cannot is refused, not left out.
+fn list(policy: &Path, arms: &mut String) -> Result<(), Failure> {
+    let program = policy.file_stem().and_then(|stem| stem.to_str()).ok_or("no program's name")?;
+    let stages: Value = serde_json::from_reader(File::open(policy)?)?;
+    for (stage, filter) in stages.as_object().ok_or("no object of stages")? {
+        let refusal = match (text(filter, "match_action")?, text(filter, "mismatch_action")?) {
+            ("allow", "trap") => "Told",
+            ("allow", "kill_process") => "Killed",
+            other => return Err(format!("{stage}: no list of what is allowed: {other:?}").into()),
+        };
+        let mut rules = String::new();
+        for rule in filter.get("filter").and_then(Value::as_array).ok_or("no rules")? {
+            let mut conditions = String::new();
+            for condition in rule.get("args").and_then(Value::as_array).into_iter().flatten() {
+                write!(conditions, "{}, ", self::condition(condition)?)?;
+            }
+            let (call, reason) = (text(rule, "syscall")?, text(rule, "comment")?);
+            write!(rules, "Rule {{ call: {call:?}, conditions: &[{conditions}], reason: {reason:?} }}, ")?;
+        }
+        writeln!(
+            arms,
+            "        ({program:?}, {stage:?}) => \
+             Some(&const {{ List {{ refusal: Refusal::{refusal}, rules: &[{rules}] }} }}),"
+        )?;
+    }
+    Ok(())
+}
+
+fn condition(condition: &Value) -> Result<String, Failure> {
+    let number = |key: &str| condition.get(key).and_then(Value::as_u64).ok_or(format!("no number {key}"));
+    let (argument, value, meaning) = (number("index")?, number("val")?, text(condition, "comment")?);
+    let wide = match text(condition, "type")? {
+        "dword" => false,
+        "qword" => true,
+        other => return Err(format!("an argument of type {other}").into()),
+    };
+    let operator = match condition.get("op") {
+        Some(Value::String(word)) => match word.as_str() {
+            "eq" => "Equal".to_owned(),
+            "ne" => "NotEqual".to_owned(),
+            other => return Err(format!("the operator {other}, which nothing can show yet").into()),
+        },
+        Some(masked) => {
+            let mask = masked.get("masked_eq").and_then(Value::as_u64).ok_or("an unknown operator")?;
+            format!("MaskedEqual({mask})")
+        }
+        None => return Err("a condition without an operator".into()),
+    };
+    Ok(format!(
+        "Condition {{ argument: {argument}, wide: {wide}, operator: Operator::{operator}, value: {value}, \
+         meaning: {meaning:?} }}"
+    ))
+}
+
+fn text<'a>(of: &'a Value, key: &str) -> Result<&'a str, Failure> {
+    of.get(key).and_then(Value::as_str).ok_or_else(|| format!("no text {key} in {of}").into())
 }
 
 fn bytes(filter: &BpfProgram) -> Vec<u8> {

@@ -14,6 +14,7 @@
 //! ([`LastWord`]).
 
 pub mod cgroup;
+pub mod policy;
 pub mod posture;
 pub mod spawn;
 

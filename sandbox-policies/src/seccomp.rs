@@ -24,9 +24,15 @@ const INSTRUCTION: usize = 8;
 
 /// Installs the filter of `program` and `stage` on the calling thread. Threads made later inherit it.
 pub fn install(program: Program, stage: Stage) -> Result<(), Error> {
+    let filter = loaded(program, stage)?;
     let (program, stage) = (program.name(), stage.key());
-    let bytes = embedded(program, stage).ok_or(Error::NoStage { program, stage })?;
-    seccompiler::apply_filter(&instructions(bytes)).map_err(|source| Error::Filter { program, stage, source })
+    seccompiler::apply_filter(&filter).map_err(|source| Error::Filter { program, stage, source })
+}
+
+/// The filter that [`install`] installs.
+pub fn loaded(program: Program, stage: Stage) -> Result<BpfProgram, Error> {
+    let (program, stage) = (program.name(), stage.key());
+    embedded(program, stage).map(instructions).ok_or(Error::NoStage { program, stage })
 }
 
 /// Makes `clone3` answer ENOSYS, by a filter of its own: one filter has one answer for all that it matches.

@@ -14,4 +14,6 @@ mod host;
 #[cfg(test)]
 mod network;
 #[cfg(test)]
+mod policy;
+#[cfg(test)]
 mod refusal;

@@ -13,9 +13,13 @@ use crate::config::Config;
 use crate::ctl::ControlLine;
 use crate::error::Error;
 use crate::exit_code;
+use crate::policy::PolicyLine;
 
 /// What is missing after `vmm ctl`, or after a machine.
 const CONTROL: &str = "say which machine and what to do: vmm ctl VM devices, vmm ctl VM replace-device ID, vmm ctl VM resize-disk ID, or vmm ctl VM balloon ID SIZE; see vmm ctl --help";
+
+/// What is missing after `vmm policy`.
+const POLICY: &str = "say what of which program: vmm policy show PROGRAM, or vmm policy explain PROGRAM CALL; see vmm policy --help";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -34,6 +38,8 @@ Examples:
   A guest that gives memory back, and half of what it has from now on:
     vmm --kernel vmlinuz --memory 1G --device balloon --control-socket vm.sock
     vmm ctl vm.sock balloon balloon0 512M
+  What a program may call, or why it may not:
+    vmm policy explain device-blk ioctl
   The same settings in a file (TOML; each option by its long name, a [[device]] table per device):
     vmm --config guest.toml
 
@@ -110,6 +116,8 @@ pub enum Request {
     Run(Box<CommandLine>),
     /// Control a machine that runs.
     Control(ControlLine),
+    /// Say what the policy of a program allows.
+    Policy(PolicyLine),
     /// Print a text (`--help`, `--version`) and end well.
     Print(String),
 }
@@ -117,13 +125,12 @@ pub enum Request {
 /// Reads the arguments, the program's name first.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, Error> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    // A machine has options only, so that this word can be nothing else.
-    let control = arguments.get(1).is_some_and(|word| word == "ctl");
-    let (command, parsed) = if control {
-        let line = ControlLine::try_parse_from(arguments.iter().skip(1));
-        ("vmm ctl", line.map(Request::Control))
-    } else {
-        ("vmm", CommandLine::try_parse_from(arguments).map(|line| Request::Run(Box::new(line))))
+    // A machine has options only, so that these words can be nothing else.
+    let rest = arguments.iter().skip(1);
+    let (command, parsed) = match arguments.get(1).and_then(|word| word.to_str()) {
+        Some("ctl") => ("vmm ctl", ControlLine::try_parse_from(rest).map(Request::Control)),
+        Some("policy") => ("vmm policy", PolicyLine::try_parse_from(rest).map(Request::Policy)),
+        _ => ("vmm", CommandLine::try_parse_from(arguments).map(|line| Request::Run(Box::new(line)))),
     };
     match parsed {
         Ok(request) => Ok(request),
@@ -131,7 +138,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, E
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
                 Ok(Request::Print(error.render().to_string()))
             }
-            ErrorKind::MissingSubcommand => Err(Error::Usage(CONTROL.to_owned())),
+            ErrorKind::MissingSubcommand => {
+                let missing = if command == "vmm policy" { POLICY } else { CONTROL };
+                Err(Error::Usage(missing.to_owned()))
+            }
             _ => Err(Error::Usage(one_line(command, &error.render().to_string()))),
         },
     }

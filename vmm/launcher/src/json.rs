@@ -15,21 +15,7 @@ impl Object {
     /// With one more member, a text.
     #[must_use]
     pub fn text(self, key: &str, value: &str) -> Object {
-        let mut quoted = String::with_capacity(value.len().saturating_add(2));
-        quoted.push('"');
-        for c in value.chars() {
-            match c {
-                '"' | '\\' => quoted.extend(['\\', c]),
-                // Beyond what JSON asks for: what a terminal would obey is escaped, too.
-                c if c.is_control() => {
-                    // Control characters are all below U+00A0. Writing to a string cannot fail.
-                    let _ = write!(quoted, "\\u{:04x}", u32::from(c));
-                }
-                c => quoted.push(c),
-            }
-        }
-        quoted.push('"');
-        self.member(key, quoted)
+        self.member(key, quoted(value))
     }
 
     /// With one more member, a number.
@@ -42,6 +28,12 @@ impl Object {
     #[must_use]
     pub fn switch(self, key: &str, value: bool) -> Object {
         self.member(key, value)
+    }
+
+    /// With one more member, an array of what is JSON already.
+    #[must_use]
+    pub fn list(self, key: &str, items: impl IntoIterator<Item = String>) -> Object {
+        self.member(key, array(items))
     }
 
     fn member(mut self, key: &str, value: impl Display) -> Object {
@@ -57,6 +49,31 @@ impl Object {
     }
 }
 
+/// A text as JSON.
+pub fn quoted(value: &str) -> String {
+    let mut quoted = String::with_capacity(value.len().saturating_add(2));
+    quoted.push('"');
+    for c in value.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            // Beyond what JSON asks for: what a terminal would obey is escaped, too.
+            c if c.is_control() => {
+                // Control characters are all below U+00A0. Writing to a string cannot fail.
+                let _ = write!(quoted, "\\u{:04x}", u32::from(c));
+            }
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+/// An array of what is JSON already.
+pub fn array(items: impl IntoIterator<Item = String>) -> String {
+    let items: Vec<String> = items.into_iter().collect();
+    format!("[{}]", items.join(","))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,5 +83,13 @@ mod tests {
         let object = Object::new().text("a", "\"},{\\\n\x1b\u{9b}é").number("b", 7).switch("c", false);
         assert_eq!(object.end(), r#"{"a":"\"},{\\\u000a\u001b\u009bé","b":7,"c":false}"#);
         assert_eq!(Object::new().end(), "{}");
+    }
+
+    #[test]
+    fn lists_are_members_as_they_are() {
+        let inner = Object::new().switch("a", true).end();
+        let whole = Object::new().list("l", ["1".to_owned(), quoted("\""), inner]);
+        assert_eq!(whole.end(), r#"{"l":[1,"\"",{"a":true}]}"#);
+        assert_eq!(array([]), "[]");
     }
 }

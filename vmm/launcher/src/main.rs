@@ -26,6 +26,7 @@ mod memory;
 mod nearest;
 mod network;
 mod open;
+mod policy;
 mod programs;
 mod report;
 mod size;
@@ -51,6 +52,7 @@ fn main() {
         Request::Print(text) => Ok(print(&text)),
         Request::Run(line) => run(*line),
         Request::Control(line) => ctl::run(&line).map(|text| print(&text)),
+        Request::Policy(line) => policy::run(&line).map(|text| print(&text)),
     });
     let outcome =
         outcome.unwrap_or_else(|error| Outcome { code: error.code(), text: Some(error.to_string()) });

@@ -27,7 +27,7 @@ mod settings;
 mod signals;
 pub mod silence;
 mod statistics;
-mod system_call;
+pub mod system_call;
 mod verdict;
 
 use std::collections::VecDeque;
