@@ -7,6 +7,7 @@
 
 mod claims;
 mod dependencies;
+mod granted;
 mod layout;
 mod manifests;
 mod measured;
@@ -111,6 +112,12 @@ fn policies_are_small_and_each_rule_says_who_needs_it() -> Checked {
 #[test]
 fn each_device_that_can_be_limited_may_ask_for_the_time() -> Checked {
     none(policies::without_a_clock(&policies::read(&Tree::of_repository()?)?))
+}
+
+#[test]
+fn the_system_calls_in_security_are_those_of_the_policies() -> Checked {
+    let tree = Tree::of_repository()?;
+    none(granted::violations(&tree.text("SECURITY.md")?, &granted::table(&policies::read(&tree)?)))
 }
 
 #[test]

@@ -60,6 +60,21 @@ struct Rule {
     args: Vec<BTreeMap<String, Value>>,
 }
 
+impl Filter {
+    /// The system call of each rule, and what the conditions on its arguments say of themselves.
+    pub fn rules(&self) -> impl Iterator<Item = (&str, Vec<&str>)> {
+        self.filter.iter().map(|rule| {
+            let meanings = rule.args.iter().map(|condition| condition.get("comment").and_then(Value::as_str));
+            (rule.syscall.as_str(), meanings.map(Option::unwrap_or_default).collect())
+        })
+    }
+}
+
+/// Whether a stage lasts while the launcher's device or core, or the launcher, serves.
+pub fn is_serving(stage: &str) -> bool {
+    !BEFORE_SERVING.iter().any(|before| stage.starts_with(before))
+}
+
 /// Programs without a policy and policies without a program.
 pub fn unpaired(programs: &[String], policies: &[String]) -> Vec<String> {
     let bare = programs.iter().filter(|p| !policies.contains(p)).map(|p| format!("{p}: no {FOLDER}{p}.json"));
@@ -89,7 +104,7 @@ pub fn read(tree: &Tree) -> Result<BTreeMap<String, Policy>, String> {
 
 /// The system calls that a program keeps while it serves, over all its threads.
 pub fn while_serving(policy: &Policy) -> BTreeSet<&str> {
-    let serving = policy.iter().filter(|(stage, _)| !BEFORE_SERVING.iter().any(|b| stage.starts_with(b)));
+    let serving = policy.iter().filter(|(stage, _)| is_serving(stage));
     serving.flat_map(|(_, filter)| filter.filter.iter().map(|rule| rule.syscall.as_str())).collect()
 }
 
