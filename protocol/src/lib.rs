@@ -38,7 +38,8 @@ pub use messages::{
     balloon::{BALLOON_ACTUAL, BALLOON_TARGET, BalloonOptions},
     console::{ConsoleOptions, ConsolePort, ConsoleSize, NoConsoleSize},
     control::{
-        AskDevice, BalloonAmount, DeviceStatus, FromLauncher, ReplaceDevice, Replaced, SetDevice, ToLauncher,
+        AskDevice, BalloonAmount, DeviceStatus, FromLauncher, ProcessStatus, ReplaceDevice, Replaced,
+        SetDevice, ToLauncher,
     },
     from_core::{
         Counter, Counters, DeviceLost, Exit, Failure, FailureKind, FromCore, Ready, Reconnected, Refused,

@@ -43,6 +43,8 @@ pub const PMEM_ALIGNMENT: u64 = 2 << 20;
 pub const MAX_FS_TAG: usize = 36;
 /// Entries of a list of counters or of lacking layers.
 pub const MAX_ENTRIES: usize = 64;
+/// Processes of a machine that are told of at once: each device's own, one beside it, and such as are on their way out.
+pub const MAX_PROCESSES: usize = 128;
 /// Bytes of a device's keep: what of its state outlives its process ([`crate::ToDevice::Keep`]).
 pub const KEEP_SIZE: usize = 4096;
 /// The smallest guest memory, in bytes.

@@ -7,10 +7,10 @@ use protocol::{
     Abandon, AskDevice, AttachDevice, BalloonAmount, BalloonOptions, BlkOptions, Connect, ConsoleOptions,
     ConsolePort, ConsoleSize, CoreSetup, Counter, Counters, DeviceLost, DeviceOptions, DeviceSetup,
     DeviceStatus, Error, Exit, Failure, FailureKind, FromCore, FromDevice, FromLauncher, FromSpawner,
-    FsOptions, MemoryRegion, Message, NetOptions, NotConnected, Phase, PmemOptions, Rate, Rates, Ready,
-    Reconnect, Reconnected, Refused, Replace, ReplaceDevice, Replaced, Respawn, SetDevice, SetOutcome,
-    Setting, SpawnFailed, Spawned, Statistic, Statistics, ToCore, ToDevice, ToLauncher, ToSpawner, Violation,
-    ViolationFrame, frame, limits,
+    FsOptions, MemoryRegion, Message, NetOptions, NotConnected, Phase, PmemOptions, ProcessStatus, Rate,
+    Rates, Ready, Reconnect, Reconnected, Refused, Replace, ReplaceDevice, Replaced, Respawn, SetDevice,
+    SetOutcome, Setting, SpawnFailed, Spawned, Statistic, Statistics, ToCore, ToDevice, ToLauncher,
+    ToSpawner, Violation, ViolationFrame, frame, limits,
 };
 use std::fmt::Debug;
 
@@ -279,6 +279,20 @@ fn control_client_to_launcher_and_back() {
     golden(&FromLauncher::Statistics(told), 0x0805, "01fb2c010500");
     golden(&FromLauncher::Replaced(Replaced { pid: 300, within_ms: 5 }), 0x0802, "fb58020500");
     golden(&FromLauncher::Failed(Failure::new(FailureKind::Device, "no")), 0x0803, "07026e6f00");
+    golden(&ToLauncher::Processes, 0x0704, "00");
+    let bytes = "0104626c6b300a6465766963652d626c6b0773657276696e67fb5802010700";
+    golden(&FromLauncher::Processes(vec![process()]), 0x0805, bytes);
+}
+
+fn process() -> ProcessStatus {
+    ProcessStatus {
+        name: "blk0".into(),
+        program: "device-blk".into(),
+        state: "serving".into(),
+        pid: 300,
+        ready: true,
+        landlock_abi: 7,
+    }
 }
 
 #[test]
@@ -400,6 +414,27 @@ fn values_beyond_their_limits_are_neither_sent_nor_received() {
     // 33 vCPUs as a peer would write them.
     let body = [1, 0, 0xfc, 0, 0, 0, 8, 33, 0, 0, 0, 0];
     assert!(matches!(ToCore::decode(0x0101, &body), Err(Error::Limit { value: 33, .. })));
+}
+
+#[test]
+fn processes_are_as_many_as_fit_into_a_frame() {
+    for processes in [
+        vec![],
+        vec![process(); limits::MAX_PROCESSES + 1],
+        vec![ProcessStatus { program: "a b".into(), ..process() }],
+        vec![ProcessStatus { state: "x".repeat(33), ..process() }],
+    ] {
+        assert!(matches!(FromLauncher::Processes(processes).encode(), Err(Error::Limit { .. })));
+    }
+    let longest = ProcessStatus {
+        name: "x".repeat(limits::MAX_NAME),
+        program: "x".repeat(limits::MAX_NAME),
+        state: "x".repeat(limits::MAX_NAME),
+        pid: i32::MIN,
+        ..process()
+    };
+    let most = FromLauncher::Processes(vec![longest; limits::MAX_PROCESSES]).encode().unwrap();
+    assert!(most.len() + frame::HEADER <= limits::MAX_FRAME, "{}", most.len());
 }
 
 #[test]

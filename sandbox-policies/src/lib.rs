@@ -16,6 +16,7 @@
 pub mod cgroup;
 pub mod policy;
 pub mod posture;
+pub mod promise;
 pub mod spawn;
 
 mod capabilities;

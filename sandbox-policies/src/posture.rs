@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -34,6 +35,12 @@ pub struct Posture {
     pub root_entries: Option<usize>,
     /// How many variables its environment has. `None`: not readable.
     pub environment: Option<usize>,
+    /// Its effective user and group as it sees them itself; `None`: in its user namespace they are nobody's.
+    pub inner_ids: [Option<u32>; 2],
+    /// Whether it is dumpable, which shows by who owns its files in /proc. `None`: it is root's, and so are they.
+    pub dumpable: Option<bool>,
+    /// Its control groups, a line of /proc/PID/cgroup each. `None`: not readable.
+    pub control_groups: Option<Vec<String>>,
 }
 
 /// What /proc/PID/task/TID/status says of one thread.
@@ -49,6 +56,8 @@ pub struct Credentials {
     pub groups: Vec<u32>,
     /// What new files are not to have.
     pub umask: u32,
+    /// The process that started it, as the reader sees it; 0: not visible to the reader.
+    pub parent: i32,
     /// Its thread id in each pid namespace, from the reader's to its own.
     pub ns_pids: Vec<i32>,
     /// The capability sets: inheritable, permitted, effective, bounding, ambient.
@@ -92,6 +101,10 @@ pub fn read(pid: i32) -> Result<Posture, Error> {
         return Err(Error::Posture { path: tasks.display().to_string(), errno: Errno::ESRCH });
     }
 
+    let ids =
+        threads.first().map_or([None; 2], |main| [&main.uids, &main.gids].map(|ids| ids.get(1).copied()));
+    let [user, group] = ids;
+    let owner = fs::metadata(folder.join("status")).ok().map(|status| status.uid());
     Ok(Posture {
         pid,
         threads,
@@ -105,6 +118,22 @@ pub fn read(pid: i32) -> Result<Posture, Error> {
         environment: fs::read(folder.join("environ"))
             .ok()
             .map(|bytes| bytes.split(|byte| *byte == 0).filter(|variable| !variable.is_empty()).count()),
+        inner_ids: [(user, "uid_map"), (group, "gid_map")]
+            .map(|(id, map)| inner(id?, &fs::read_to_string(folder.join(map)).ok()?)),
+        dumpable: user.filter(|user| *user != 0).zip(owner).map(|(user, owner)| user == owner),
+        control_groups: fs::read_to_string(folder.join("cgroup"))
+            .ok()
+            .map(|text| text.lines().map(str::to_owned).collect()),
+    })
+}
+
+/// What a map of ids (lines of inner, outer, count) makes of an outer id.
+fn inner(id: u32, map: &str) -> Option<u32> {
+    map.lines().find_map(|line| {
+        let mut numbers = line.split_whitespace().map(str::parse::<u32>);
+        let (inner, outer, count) = (numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?);
+        let offset = id.checked_sub(outer).filter(|offset| *offset < count)?;
+        inner.checked_add(offset)
     })
 }
 
@@ -125,6 +154,7 @@ fn credentials(status: &str) -> Credentials {
             "Gid" => thread.gids = numbers(value),
             "Groups" => thread.groups = numbers(value),
             "Umask" => thread.umask = u32::from_str_radix(value, 8).unwrap_or(u32::MAX),
+            "PPid" => thread.parent = value.parse().unwrap_or(0),
             "NSpid" => thread.ns_pids = numbers(value),
             "CapInh" => *inheritable = set(),
             "CapPrm" => *permitted = set(),
@@ -270,7 +300,7 @@ mod tests {
     #[test]
     fn a_status_file_is_read_field_by_field() {
         let thread = credentials(
-            "Name:\tvmm-core\nUmask:\t0077\nUid:\t7\t8\t9\t10\nGroups:\t1 2 \nNSpid:\t99\t1\nCapEff:\t00000000000000ff\n\
+            "Name:\tvmm-core\nPPid:\t5\nUmask:\t0077\nUid:\t7\t8\t9\t10\nGroups:\t1 2 \nNSpid:\t99\t1\nCapEff:\t00000000000000ff\n\
              SigBlk:\t0000000000000001\nSigIgn:\t0000000000001000\nSigCgt:\t0000000040000000\n\
              NoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t3\n",
         );
@@ -280,7 +310,16 @@ mod tests {
             (255, true, 2, 3)
         );
         assert_eq!((thread.ns_pids.as_slice(), thread.umask), (&[99, 1][..], 0o077));
+        assert_eq!(thread.parent, 5);
         assert_eq!(thread.signals, [1, 1 << 12, 1 << 30]);
+    }
+
+    #[test]
+    fn an_id_is_what_the_map_makes_of_it() {
+        let map = "      1000 1879048192          1\n         0     100000      65536\n";
+        assert_eq!((inner(1_879_048_192, map), inner(100_005, map)), (Some(1000), Some(5)));
+        assert_eq!((inner(1_879_048_193, map), inner(0, map), inner(0, "")), (None, None, None));
+        assert_eq!(inner(7, "0 0 4294967295"), Some(7));
     }
 
     #[test]

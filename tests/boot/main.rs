@@ -23,9 +23,9 @@ mod network;
 #[cfg(test)]
 mod persistent;
 #[cfg(test)]
-mod resize;
-#[cfg(test)]
 mod ports;
+#[cfg(test)]
+mod resize;
 #[cfg(test)]
 mod share;
 #[cfg(test)]

@@ -24,6 +24,9 @@ pub const ORDINARY: u32 = 65534;
 /// KVM's device number: the misc major and `KVM_MINOR`.
 const KVM: (u64, u64) = (10, 232);
 
+/// Where the control socket is, whose name stays when a machine is killed.
+const SOCKETS: &str = "sockets";
+
 /// One machine at a time, so that whatever runs is of this machine.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
@@ -128,6 +131,39 @@ impl House {
         options: &str,
         devices: &[&str],
     ) -> Result<Running> {
+        Running::start(self.machine(guest, terminal, options, devices))
+    }
+
+    /// The same with a control socket, [`House::control`].
+    pub fn start_controlled(&self, guest: Guest, options: &str, devices: &[&str]) -> Result<Running> {
+        // Its user may make nothing in the folder itself.
+        let place = self.folder.path().join(SOCKETS);
+        fs::create_dir(&place).expect("a folder for the socket");
+        open_to_all(&place, 0o777);
+        let mut command = self.machine(guest, None, options, devices);
+        command.arg("--control-socket").arg(self.control());
+        Running::start(command)
+    }
+
+    /// Where a machine with a control socket has it.
+    pub fn control(&self) -> PathBuf {
+        self.folder.path().join(SOCKETS).join("control")
+    }
+
+    /// `vmm` with other arguments, as the machine's user.
+    pub fn vmm(&self) -> Command {
+        let mut command = Command::new(self.programs.join("vmm"));
+        self.as_user(&mut command);
+        command
+    }
+
+    fn as_user(&self, command: &mut Command) {
+        if self.user() != nix::unistd::geteuid().as_raw() {
+            command.uid(self.user()).gid(self.user());
+        }
+    }
+
+    fn machine(&self, guest: Guest, terminal: Option<&Terminal>, options: &str, devices: &[&str]) -> Command {
         let kernel = self.folder.path().join("kernel");
         fs::write(&kernel, guest.image()).expect("a kernel");
         open_to_all(&kernel, 0o644);
@@ -150,10 +186,8 @@ impl House {
             .args(devices.iter().map(|device| format!("--device={device}")))
             .current_dir(self.folder.path())
             .env("TMPDIR", self.folder.path());
-        if self.user() != nix::unistd::geteuid().as_raw() {
-            command.uid(self.user()).gid(self.user());
-        }
-        Running::start(command)
+        self.as_user(&mut command);
+        command
     }
 
     /// Asserts that of a machine that ran here nothing is left. The machine itself must have been waited for.
@@ -161,7 +195,7 @@ impl House {
         leftovers::no_process()?;
         leftovers::no_lock(&self.disk());
         leftovers::no_lock(&self.memory());
-        leftovers::no_file(self.folder.path(), &["bin", "disk.raw", "kernel", "kvm", "memory.raw"]);
+        leftovers::no_file(self.folder.path(), &["bin", "disk.raw", "kernel", "kvm", "memory.raw", SOCKETS]);
         Ok(())
     }
 }

@@ -22,6 +22,8 @@ mod hand_over;
 #[cfg(test)]
 mod house;
 #[cfg(test)]
+mod inspect;
+#[cfg(test)]
 mod kills;
 #[cfg(test)]
 mod leftovers;

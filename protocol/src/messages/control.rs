@@ -11,6 +11,7 @@ const DEVICES: u16 = 0x0701;
 const REPLACE: u16 = 0x0702;
 const SET: u16 = 0x0703;
 const STATISTICS: u16 = 0x0704;
+const PROCESSES: u16 = 0x0704;
 const STATUS: u16 = 0x0801;
 const REPLACED: u16 = 0x0802;
 const FAILED: u16 = 0x0803;
@@ -19,6 +20,7 @@ const TOLD: u16 = 0x0805;
 
 /// Optional field of `Devices`: balloon, of each device that has one.
 const BALLOONS: u16 = 1;
+const RUNNING: u16 = 0x0805;
 
 /// What a client asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +35,9 @@ pub enum ToLauncher {
     /// Ask the guest's driver of a device for what it knows. Answered with `Statistics` or `Failed`, when the driver has
     /// answered: a guest may never do so. Since minor version 5.
     Statistics(AskDevice),
+    /// Answer with `Processes`. Since minor version 5: whoever asks has had another answer before, which says that the
+    /// launcher knows it.
+    Processes,
 }
 
 /// Which device.
@@ -80,6 +85,25 @@ pub enum FromLauncher {
     Set,
     /// What the guest's driver says. Since minor version 5.
     Statistics(Vec<Statistic>),
+    /// All processes of the machine that live, the launcher first. Since minor version 5.
+    Processes(Vec<ProcessStatus>),
+}
+
+/// A process of the machine.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct ProcessStatus {
+    /// What it is for: its device's name, or its program's.
+    pub name: String,
+    /// The program in whose confinement and under whose policy it runs.
+    pub program: String,
+    /// In a word or two: whether it serves, is a spare, …
+    pub state: String,
+    /// Its pid, as the launcher sees it.
+    pub pid: i32,
+    /// Whether it has said that it is set up: before, it is not confined as while it serves.
+    pub ready: bool,
+    /// The landlock ABI that it said holds for it; 0: none, or it has not said anything yet.
+    pub landlock_abi: u8,
 }
 
 /// How a device does.
@@ -166,6 +190,7 @@ impl Message for ToLauncher {
             Self::Replace(_) => REPLACE,
             Self::Set(_) => SET,
             Self::Statistics(_) => STATISTICS,
+            Self::Processes => PROCESSES,
         }
     }
 
@@ -175,12 +200,13 @@ impl Message for ToLauncher {
             Self::Replace(_) => "Replace",
             Self::Set(_) => "Set",
             Self::Statistics(_) => "Statistics",
+            Self::Processes => "Processes",
         }
     }
 
     fn fds(&self) -> usize {
         match self {
-            Self::Devices | Self::Set(_) | Self::Statistics(_) => 0,
+            Self::Devices | Self::Set(_) | Self::Statistics(_) | Self::Processes => 0,
             Self::Replace(replace) => replace.program.into(),
         }
     }
@@ -191,7 +217,7 @@ impl Message for ToLauncher {
 
     fn encode(&self) -> Result<Vec<u8>, Error> {
         match self {
-            Self::Devices => fields::encode(self.name(), &(), &Fields::default()),
+            Self::Devices | Self::Processes => fields::encode(self.name(), &(), &Fields::default()),
             Self::Replace(replace) => {
                 name(&replace.device)?;
                 fields::encode(self.name(), replace, &Fields::default())
@@ -210,6 +236,7 @@ impl Message for ToLauncher {
     fn decode(kind: u16, body: &[u8]) -> Result<Self, Error> {
         match kind {
             DEVICES => Ok(Self::Devices),
+            PROCESSES => Ok(Self::Processes),
             REPLACE => {
                 let (replace, _) = fields::decode_body::<ReplaceDevice>("Replace", body)?;
                 name(&replace.device)?;
@@ -243,7 +270,20 @@ impl FromLauncher {
             Self::Replaced(_) | Self::Set => Ok(()),
             Self::Failed(failure) => failure.check(),
             Self::Statistics(told) => super::entries(told.len()),
+            Self::Processes(processes) => {
+                let (count, most) = (processes.len() as u64, limits::MAX_PROCESSES as u64);
+                super::within("processes of a machine", count, 1, most, "1 to 128")?;
+                processes.iter().try_for_each(ProcessStatus::check)
+            }
         }
+    }
+}
+
+impl ProcessStatus {
+    fn check(&self) -> Result<(), Error> {
+        name(&self.name)?;
+        name(&self.program)?;
+        short("length of a state", &self.state, limits::MAX_NAME, "at most 32")
     }
 }
 
@@ -255,6 +295,7 @@ impl Message for FromLauncher {
             Self::Failed(_) => FAILED,
             Self::Set => DONE,
             Self::Statistics(_) => TOLD,
+            Self::Processes(_) => RUNNING,
         }
     }
 
@@ -265,6 +306,7 @@ impl Message for FromLauncher {
             Self::Failed(_) => "Failed",
             Self::Set => "Set",
             Self::Statistics(_) => "Statistics",
+            Self::Processes(_) => "Processes",
         }
     }
 
@@ -285,6 +327,7 @@ impl Message for FromLauncher {
             Self::Failed(failure) => fields::encode(name, failure, &none),
             Self::Set => fields::encode(name, &(), &none),
             Self::Statistics(told) => fields::encode(name, told, &none),
+            Self::Processes(processes) => fields::encode(name, processes, &none),
         }
     }
 
@@ -295,6 +338,7 @@ impl Message for FromLauncher {
             FAILED => Self::Failed(fields::decode_body("Failed", body)?.0),
             DONE => Self::Set,
             TOLD => Self::Statistics(fields::decode_body("Statistics", body)?.0),
+            RUNNING => Self::Processes(fields::decode_body("Processes", body)?.0),
             kind => return Err(Error::Kind { kind }),
         };
         message.check()?;

@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::ctl::ControlLine;
 use crate::error::Error;
 use crate::exit_code;
+use crate::inspect::InspectLine;
 use crate::policy::PolicyLine;
 
 /// What is missing after `vmm ctl`, or after a machine.
@@ -38,6 +39,8 @@ Examples:
   A guest that gives memory back, and half of what it has from now on:
     vmm --kernel vmlinuz --memory 1G --device balloon --control-socket vm.sock
     vmm ctl vm.sock balloon balloon0 512M
+  How each process of a machine is confined, as the kernel shows it:
+    vmm inspect vm.sock
   What a program may call, or why it may not:
     vmm policy explain device-blk ioctl
   The same settings in a file (TOML; each option by its long name, a [[device]] table per device):
@@ -116,6 +119,8 @@ pub enum Request {
     Run(Box<CommandLine>),
     /// Control a machine that runs.
     Control(ControlLine),
+    /// Say how the processes of a machine are confined.
+    Inspect(InspectLine),
     /// Say what the policy of a program allows.
     Policy(PolicyLine),
     /// Print a text (`--help`, `--version`) and end well.
@@ -129,6 +134,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, E
     let rest = arguments.iter().skip(1);
     let (command, parsed) = match arguments.get(1).and_then(|word| word.to_str()) {
         Some("ctl") => ("vmm ctl", ControlLine::try_parse_from(rest).map(Request::Control)),
+        Some("inspect") => ("vmm inspect", InspectLine::try_parse_from(rest).map(Request::Inspect)),
         Some("policy") => ("vmm policy", PolicyLine::try_parse_from(rest).map(Request::Policy)),
         _ => ("vmm", CommandLine::try_parse_from(arguments).map(|line| Request::Run(Box::new(line)))),
     };

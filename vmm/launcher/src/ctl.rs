@@ -114,23 +114,34 @@ pub fn run(line: &ControlLine) -> Result<String, Error> {
             (ToLauncher::Replace(replace), program)
         }
     };
-    match ask(&line.machine, &request, program.as_ref())? {
+    let channel = control_socket::client(&line.machine)?;
+    match ask(&channel, &request, program.as_ref())? {
         FromLauncher::Devices(devices) => Ok(devices.iter().map(row).collect()),
         FromLauncher::Replaced(replaced) => {
             Ok(format!("replaced: pid {} took over within {} ms\n", replaced.pid, replaced.within_ms))
         }
         FromLauncher::Set => Ok("set: the guest is told, and does it in its own time\n".to_owned()),
         FromLauncher::Statistics(told) => Ok(balloon_statistics::lines(&told)),
+        FromLauncher::Processes(_) => Err(unexpected()),
         FromLauncher::Failed(failure) => Err(Error::Control(failure.text)),
     }
 }
 
-fn ask(machine: &Path, request: &ToLauncher, program: Option<&OwnedFd>) -> Result<FromLauncher, Error> {
+/// The answer is one to another question.
+pub fn unexpected() -> Error {
+    Error::Control("the machine's answer is none to what it was asked".to_owned())
+}
+
+/// Asks, and waits for the answer.
+pub fn ask(
+    channel: &Channel,
+    request: &ToLauncher,
+    program: Option<&OwnedFd>,
+) -> Result<FromLauncher, Error> {
     let wrong = |error: protocol::Error| match error {
         protocol::Error::Limit { .. } => Error::Usage(format!("cannot ask for that: {error}")),
         error => Error::Control(format!("the machine cannot be asked: {error}")),
     };
-    let channel: Channel = control_socket::client(machine)?;
     let fds: Vec<_> = program.iter().map(|program| program.as_fd()).collect();
     let hung_up = || {
         let why = "it hung up: it ended, has too many clients, or was started by another user";

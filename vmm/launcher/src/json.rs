@@ -36,6 +36,12 @@ impl Object {
         self.member(key, array(items))
     }
 
+    /// With one more member, which is JSON already.
+    #[must_use]
+    pub fn json(self, key: &str, value: String) -> Object {
+        self.member(key, value)
+    }
+
     fn member(mut self, key: &str, value: impl Display) -> Object {
         let comma = if self.0.len() > 1 { "," } else { "" };
         let _ = write!(self.0, "{comma}\"{key}\":{value}");

@@ -19,6 +19,7 @@ mod error;
 mod exit_code;
 mod handover;
 mod inputs;
+mod inspect;
 mod json;
 mod keep;
 mod machine;
@@ -52,6 +53,7 @@ fn main() {
         Request::Print(text) => Ok(print(&text)),
         Request::Run(line) => run(*line),
         Request::Control(line) => ctl::run(&line).map(|text| print(&text)),
+        Request::Inspect(line) => inspect::run(&line).map(|(text, code)| Outcome { code, ..print(&text) }),
         Request::Policy(line) => policy::run(&line).map(|text| print(&text)),
     });
     let outcome =

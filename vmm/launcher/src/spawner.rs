@@ -66,6 +66,11 @@ impl Spawner {
         Ok(Spawner { channel: Some(channel), child })
     }
 
+    /// Its pid, as we see it.
+    pub fn pid(&self) -> i32 {
+        self.child.pid()
+    }
+
     /// Asks for a successor. The answer is an event.
     pub fn ask(&self, request: ToSpawner, program: Option<BorrowedFd<'_>>) -> Result<(), protocol::Error> {
         let fds: Vec<BorrowedFd<'_>> = program.into_iter().collect();

@@ -78,6 +78,8 @@ pub struct Supervisor {
     /// Of the spawner: a process for this device, the one that is to serve it or a second one.
     asked: VecDeque<(usize, bool)>,
     requirement: Requirement,
+    /// That holds for ourselves, once we are confined.
+    landlock_abi: u8,
     shutdown_timeout: Duration,
     state: State,
     deadline: Option<Instant>,
@@ -121,6 +123,7 @@ impl Supervisor {
             events,
             asked: VecDeque::new(),
             requirement,
+            landlock_abi: 0,
             shutdown_timeout,
             state: State::Starting,
             deadline: after(START),
@@ -262,6 +265,7 @@ impl Supervisor {
                 // Confinement has set a hook of its own, which ends the process without a look at the terminal.
                 terminal::restore_on_panic();
                 let abi = ours.landlock_abi;
+                self.landlock_abi = abi;
                 report::say(&format!("{confined}, vmm (seccomp, landlock ABI {abi}), {groups}"));
                 report::lacking(&self.processes.all, &ours).iter().for_each(|line| report::say(line));
                 self.state = State::Running;

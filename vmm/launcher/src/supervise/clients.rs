@@ -5,13 +5,19 @@
 
 use std::os::fd::OwnedFd;
 
-use protocol::{Channel, DeviceStatus, Failure, FailureKind, FromLauncher, Phase, ReplaceDevice, ToLauncher};
+use protocol::{
+    Channel, DeviceStatus, Failure, FailureKind, FromLauncher, Phase, ProcessStatus, ReplaceDevice,
+    ToLauncher, limits,
+};
+use sandbox_policies::Program;
 
 use super::events::Event;
-use super::{Asker, Events, Supervisor};
+use super::{Asker, Events, State, Supervisor};
 use crate::control_socket::ControlSocket;
 use crate::error::Error;
 
+/// What the spawner is called among the processes.
+const SPAWNER: &str = "vmm-spawner";
 /// At once; more are hung up on.
 const MOST: usize = 4;
 
@@ -23,12 +29,15 @@ pub struct Clients {
     next: u64,
     /// Those who wait to hear how the devices are.
     waiting: Vec<u64>,
+    /// Our own pid: the list of a confined launcher has no call that asks for it.
+    pid: i32,
 }
 
 impl Clients {
     /// None yet; of this socket, if the machine has one.
     pub fn new(socket: Option<ControlSocket>) -> Clients {
-        Clients { socket, all: Vec::new(), next: 0, waiting: Vec::new() }
+        let pid = nix::unistd::getpid().as_raw();
+        Clients { socket, all: Vec::new(), next: 0, waiting: Vec::new(), pid }
     }
 
     /// Of those who are there.
@@ -85,6 +94,10 @@ impl Supervisor {
                     self.answer(client, &FromLauncher::Failed(Failure::new(FailureKind::Device, &why)));
                 }
             }
+            Ok(Some((ToLauncher::Processes, _))) => {
+                let processes = self.process_statuses();
+                self.answer(client, &FromLauncher::Processes(processes));
+            }
             Err(protocol::Error::WouldBlock) => {}
             Ok(None) | Err(_) => self.hang_up_on(client),
         }
@@ -127,5 +140,42 @@ impl Supervisor {
             }
         };
         self.devices.iter().map(status).collect()
+    }
+
+    /// Those that live, ourselves first.
+    fn process_statuses(&self) -> Vec<ProcessStatus> {
+        let own = |name: &str, state: &str, pid| ProcessStatus {
+            name: name.to_owned(),
+            program: Program::Launcher.name().to_owned(),
+            state: state.to_owned(),
+            pid,
+            // The spawner is confined before it hears anything, ourselves when all are ready.
+            ready: name == SPAWNER || self.state != State::Starting,
+            landlock_abi: if name == SPAWNER { 0 } else { self.landlock_abi },
+        };
+        let spawner = self.processes.spawner.as_ref().map(|spawner| own(SPAWNER, "spawner", spawner.pid()));
+        let launcher = own(Program::Launcher.name(), "launcher", self.clients.pid);
+        let living = self.processes.all.iter().enumerate().filter(|(_, process)| process.ended.is_none());
+        let living = living.map(|(index, process)| ProcessStatus {
+            name: process.name.clone(),
+            program: process.program.name().to_owned(),
+            state: self.state_of(index).to_owned(),
+            pid: process.child.pid(),
+            ready: process.ready.is_some(),
+            landlock_abi: process.ready.as_ref().map_or(0, |ready| ready.landlock_abi),
+        });
+        [launcher].into_iter().chain(spawner).chain(living).take(limits::MAX_PROCESSES).collect()
+    }
+
+    fn state_of(&self, index: usize) -> &'static str {
+        let Some(process) = self.processes.all.get(index) else { return "" };
+        let device = self.devices.iter().find(|device| device.process == Some(index));
+        match device {
+            _ if process.dismissed.is_some() => "ending",
+            _ if process.ready.is_none() => "starting",
+            Some(device) => device.state(),
+            None if process.program == Program::Core => "serving",
+            None => "second",
+        }
     }
 }

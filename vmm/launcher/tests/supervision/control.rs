@@ -16,6 +16,7 @@ use nix::unistd::{Pid, geteuid};
 use crate::machine::{Machine, ctl, program};
 
 const RESOURCE: i32 = 3;
+const SANDBOX: i32 = 6;
 const DEVICE: i32 = 7;
 /// Somebody who owns nothing.
 const NOBODY: u32 = 65534;
@@ -229,6 +230,32 @@ pub fn a_spare_takes_over_and_is_followed_by_another() {
     kill(Pid::from_raw(last), Signal::SIGKILL).expect("it lives");
     machine.wait_for("vmm: device blk0 has no spare any more: ");
     assert!(serving(&machine) > 0, "it is no matter for the one that serves");
+    ends_well(machine);
+}
+
+/// The stand-ins are spawned as programs are, and do not confine themselves.
+pub fn a_process_that_is_less_confined_than_promised_is_found() {
+    let machine = controlled("obey");
+    let inspect = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(program("vmm"));
+        command.arg("inspect").arg(machine.folder().join("control")).args(arguments);
+        command.output().expect("vmm runs")
+    };
+    let output = inspect(&[]);
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(SANDBOX), "{text}");
+    for part in
+        ["  DIFFERENT    thread ", "seccomp: mode 0, not 2 (filter)", "landlock: none, by its own word"]
+    {
+        assert!(text.contains(part), "no {part:?} in {text}");
+    }
+    assert!(text.contains("2 of 4 processes less confined than promised\n"), "{text}");
+    let output = inspect(&["--json"]);
+    assert_eq!(output.status.code(), Some(SANDBOX));
+    let json = said(&output);
+    assert!(json.starts_with("{\"different\":true,\"processes\":[{\"name\":\"vmm\","), "{json}");
+    assert_eq!(json.matches("\"differences\":[]").count(), 2, "of vmm and its spawner: {json}");
+    fails(&inspect(&["--jsn"]), 2, &["--jsn", "vmm inspect --help"]);
     ends_well(machine);
 }
 

@@ -21,7 +21,7 @@ use machine::Machine;
 use nix::sys::signal::Signal;
 
 /// Every test, by name.
-const TESTS: [(&str, fn()); 53] = [
+const TESTS: [(&str, fn()); 54] = [
     ("the_guests_own_ends_have_their_codes", the_guests_own_ends_have_their_codes),
     ("a_core_is_given_what_the_hand_over_lists", a_core_is_given_what_the_hand_over_lists),
     ("a_core_that_fails_is_heard_in_one_line", a_core_that_fails_is_heard_in_one_line),
@@ -127,6 +127,10 @@ const TESTS: [(&str, fn()); 53] = [
     (
         "the_control_socket_of_a_dead_launcher_is_replaced_and_that_of_a_live_one_not",
         control::the_control_socket_of_a_dead_launcher_is_replaced_and_that_of_a_live_one_not,
+    ),
+    (
+        "a_process_that_is_less_confined_than_promised_is_found",
+        control::a_process_that_is_less_confined_than_promised_is_found,
     ),
     ("clients_are_few_and_speak_the_protocol", control::clients_are_few_and_speak_the_protocol),
     ("a_spare_takes_over_and_is_followed_by_another", control::a_spare_takes_over_and_is_followed_by_another),
