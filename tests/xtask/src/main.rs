@@ -1,9 +1,11 @@
-//! `cargo xtask`: the project's own chores: real guests to test with, all tests, benches, a demonstration.
+//! `cargo xtask`: the project's own chores: real guests to test with, all tests, fuzzing, benches, a
+//! demonstration.
 
 mod artifacts;
 mod bench;
 mod demo;
 mod failure;
+mod fuzz;
 mod groups;
 mod host;
 mod libtest;
@@ -52,6 +54,8 @@ enum Chore {
         #[arg(long, default_value_t = 100)]
         deaths: u16,
     },
+    /// Feeds hostile input to what takes it, guided by the coverage of the code (libFuzzer).
+    Fuzz(fuzz::Options),
     /// Records what a launcher and a device of this version say, for the tests of later ones.
     RecordPeers,
     /// Boots the distribution's kernel and shows how each process is confined.
@@ -85,6 +89,7 @@ fn run(chore: &Chore) -> Outcome<bool> {
         }
         Chore::Bench { what: bench::What::Recovery, deaths } => bench::recovery(&workspace, *deaths),
         Chore::Bench { what: bench::What::Limits, .. } => bench::limits(&workspace),
+        Chore::Fuzz(options) => fuzz::run(&workspace, options),
         Chore::RecordPeers => stand_ins::record_peers(&workspace),
         Chore::Demo => demo::run(&workspace),
     }

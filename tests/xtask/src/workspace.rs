@@ -79,6 +79,11 @@ impl Workspace {
         self.target.join("fault-points")
     }
 
+    /// Where the fuzzing program is built, and what it finds is kept.
+    pub fn fuzz_folder(&self) -> PathBuf {
+        self.target.join("fuzz")
+    }
+
     /// The folder of the system tests.
     pub fn tests_folder(&self) -> PathBuf {
         self.root.join("tests")
@@ -120,6 +125,25 @@ impl Workspace {
             .ok_or_else(|| Failure::new(format!("cargo built no {name}")))
     }
 
+    /// Builds the fuzzing program in a folder of its own, with `flags` for rustc in place of the workspace's; some of
+    /// them `unstable`.
+    pub fn build_fuzzer(&self, folder: &Path, flags: &str, unstable: bool) -> Outcome<PathBuf> {
+        crate::progress::step("building the fuzz targets");
+        let mut command = cargo();
+        command.env_remove("CARGO_ENCODED_RUSTFLAGS").env("RUSTFLAGS", flags);
+        if unstable {
+            command.env("RUSTC_BOOTSTRAP", "1");
+        }
+        let folder = format!("--target-dir={}", folder.display());
+        let selection = ["--package=fuzz-targets", "--features=fuzz-targets/libfuzzer", "--bin=fuzz"];
+        let artifacts =
+            self.build_by(command, &[&["build", "--profile=fuzz", &folder], &selection[..]].concat())?;
+        artifacts
+            .iter()
+            .find_map(|artifact| text_at(artifact, "executable").map(PathBuf::from))
+            .ok_or_else(|| Failure::new("cargo built no fuzzing program"))
+    }
+
     /// Builds the test programs that `selection` (arguments of `cargo test`) names.
     pub fn build_tests(&self, selection: &[String]) -> Outcome<Vec<TestProgram>> {
         let mut arguments = vec!["test", "--no-run"];
@@ -130,7 +154,12 @@ impl Workspace {
 
     /// Runs cargo, errors and warnings going to the terminal, and returns its artifact messages.
     fn cargo_build(&self, arguments: &[&str]) -> Outcome<Vec<Value>> {
-        let output = cargo()
+        self.build_by(cargo(), arguments)
+    }
+
+    /// As [`Self::cargo_build`], by a cargo with an environment of its own.
+    fn build_by(&self, mut cargo: Command, arguments: &[&str]) -> Outcome<Vec<Value>> {
+        let output = cargo
             .args(arguments)
             .args(["--quiet", "--message-format=json-render-diagnostics"])
             .current_dir(&self.root)

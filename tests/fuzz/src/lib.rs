@@ -1,0 +1,47 @@
+//! Fuzz targets: what a hostile party sends, as plain functions of bytes.
+//!
+//! Each is a `fn(&[u8])` that ends well whatever the bytes are, and panics when an invariant of the code under it is
+//! broken. `cargo xtask fuzz` drives them with libFuzzer, coverage-guided; the test `corpora` runs each over the files of
+//! `corpus/NAME`, in every build and without the fuzzer, so that what was once found stays fixed.
+//!
+//! To add one: a module with `pub fn run(data: &[u8])`, a line in [`TARGETS`], and a folder `corpus/NAME` with a first
+//! file. Where random bytes would not get anywhere, [`Input`] turns them into operations; which bytes mean what must
+//! not change without need, or the corpus loses what it reached.
+
+mod input;
+mod protocol_frames;
+
+use std::sync::OnceLock;
+
+pub use input::Input;
+
+/// The variable of the environment that chooses a target for the fuzzing program.
+pub const CHOICE: &str = "VMM_FUZZ_TARGET";
+
+/// A function that is fed.
+#[derive(Clone, Copy)]
+pub struct Target {
+    /// As it is called on the command line, and its folder in `corpus`.
+    pub name: &'static str,
+    /// Takes any bytes.
+    pub run: fn(&[u8]),
+}
+
+/// All targets, by name.
+pub const TARGETS: &[Target] = &[Target { name: "protocol", run: protocol_frames::run }];
+
+/// Feeds `data` to the target that the environment names.
+///
+/// # Panics
+/// It names none, or the target has found something.
+pub fn run_chosen(data: &[u8]) {
+    static CHOSEN: OnceLock<Option<Target>> = OnceLock::new();
+    let chosen = CHOSEN.get_or_init(|| {
+        let name = std::env::var(CHOICE).ok()?;
+        TARGETS.iter().find(|target| target.name == name).copied()
+    });
+    assert!(chosen.is_some(), "{CHOICE} names no target; `cargo xtask fuzz` sets it");
+    if let Some(target) = chosen {
+        (target.run)(data);
+    }
+}
