@@ -15,6 +15,8 @@ mod chain;
 mod connection;
 mod counters;
 mod device;
+#[cfg(feature = "fuzzing")]
+pub mod direct;
 mod error;
 pub mod fault;
 mod file_io;

@@ -1,18 +1,13 @@
 //! `device-balloon`: a virtio memory balloon (virtio 1.2, §5.5), by which a guest gives memory back to its host.
 
-mod device;
-mod request;
-mod wire;
-
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
 use device_backend::{Capabilities, DeviceProgram, Error};
+use device_balloon::Balloon;
 use lexopt::{Parser, ValueExt};
 use protocol::{BalloonOptions, DeviceOptions};
-
-use device::Balloon;
 
 fn main() -> ExitCode {
     device_backend::run::<DeviceBalloon>()

@@ -2,13 +2,6 @@
 //!
 //! Raw means raw: the content is never looked at to find out a format, since the guest writes the content.
 
-mod device;
-mod disk;
-mod geometry;
-mod request;
-mod size;
-mod wire;
-
 use std::fs::OpenOptions;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
@@ -16,12 +9,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use device_backend::{Capabilities, DeviceProgram, Error};
+use device_blk::{Blk, Disk};
 use lexopt::{Parser, ValueExt};
 use nix::fcntl::OFlag;
 use protocol::{BlkOptions, DeviceOptions};
-
-use device::Blk;
-use disk::Disk;
 
 fn main() -> ExitCode {
     device_backend::run::<DeviceBlk>()

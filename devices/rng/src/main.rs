@@ -1,17 +1,14 @@
 //! `device-rng`: a virtio entropy device (virtio 1.3, §5.4) fed by a generator of the host.
 
-mod device;
-
 use std::fs::{File, metadata};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use device_backend::{Capabilities, DeviceProgram, Error};
+use device_rng::Rng;
 use lexopt::Parser;
 use protocol::DeviceOptions;
-
-use device::Rng;
 
 fn main() -> ExitCode {
     device_backend::run::<DeviceRng>()
@@ -49,7 +46,7 @@ impl DeviceProgram for DeviceRng {
         let wrong = |what: String| Error::Resource(format!("cannot use {}: {what}", path.display()));
         // Before it is opened: opening a pipe would wait for its other end.
         let file_type = metadata(&path).map_err(|error| wrong(error.to_string()))?.file_type();
-        device::check(file_type).map_err(|what| wrong(what.to_owned()))?;
+        device_rng::check(file_type).map_err(|what| wrong(what.to_owned()))?;
         let file = File::open(&path).map_err(|error| wrong(error.to_string()))?;
         Ok((DeviceOptions::Rng, file.into()))
     }

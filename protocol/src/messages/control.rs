@@ -11,7 +11,7 @@ const DEVICES: u16 = 0x0701;
 const REPLACE: u16 = 0x0702;
 const SET: u16 = 0x0703;
 const STATISTICS: u16 = 0x0704;
-const PROCESSES: u16 = 0x0704;
+const PROCESSES: u16 = 0x0705;
 const STATUS: u16 = 0x0801;
 const REPLACED: u16 = 0x0802;
 const FAILED: u16 = 0x0803;
@@ -20,7 +20,7 @@ const TOLD: u16 = 0x0805;
 
 /// Optional field of `Devices`: balloon, of each device that has one.
 const BALLOONS: u16 = 1;
-const RUNNING: u16 = 0x0805;
+const RUNNING: u16 = 0x0806;
 
 /// What a client asks.
 #[derive(Debug, Clone, PartialEq, Eq)]

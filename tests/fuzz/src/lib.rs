@@ -7,9 +7,15 @@
 //! To add one: a module with `pub fn run(data: &[u8])`, a line in [`TARGETS`], and a folder `corpus/NAME` with a first
 //! file. Where random bytes would not get anywhere, [`Input`] turns them into operations; which bytes mean what must
 //! not change without need, or the corpus loses what it reached.
+#![expect(clippy::arithmetic_side_effects, reason = "an overflow in a target is seen like any other finding")]
 
+mod devices;
+mod front_end;
 mod input;
+mod kernel;
+mod memory;
 mod protocol_frames;
+mod registers;
 
 use std::sync::OnceLock;
 
@@ -28,7 +34,15 @@ pub struct Target {
 }
 
 /// All targets, by name.
-pub const TARGETS: &[Target] = &[Target { name: "protocol", run: protocol_frames::run }];
+pub const TARGETS: &[Target] = &[
+    Target { name: "balloon", run: devices::balloon },
+    Target { name: "blk", run: devices::blk },
+    Target { name: "front-end", run: front_end::run },
+    Target { name: "kernel", run: kernel::run },
+    Target { name: "protocol", run: protocol_frames::run },
+    Target { name: "registers", run: registers::run },
+    Target { name: "rng", run: devices::rng },
+];
 
 /// Feeds `data` to the target that the environment names.
 ///

@@ -62,6 +62,12 @@ impl BackendChannel {
         (!self.ended).then(|| self.theirs.as_raw_fd())
     }
 
+    /// Where the back end speaks.
+    #[must_use]
+    pub fn back_end(&self) -> BorrowedFd<'_> {
+        self.theirs.as_fd()
+    }
+
     /// Whether something may yet be said there.
     #[must_use]
     pub fn is_open(&self) -> bool {

@@ -5,7 +5,7 @@
 //! the `vhost` crate is not used and why; [`session`] is the conversation; [`Worker`] the thread, so that **no vCPU
 //! ever waits for a back end**, not even while it is dead and its successor not yet there.
 
-mod backend_channel;
+pub mod backend_channel;
 mod config_writes;
 pub mod connection;
 pub mod fault;

@@ -1,0 +1,73 @@
+//! Requests of a hostile driver, on the ring that the device programs serve: each target is one device.
+//!
+//! The input lays the ring out in a small guest memory: which queue and features, how many descriptors and which, what is
+//! available, then bytes for the buffers. Addresses are by blocks of 256 bytes, so that a chain usually finds memory, or
+//! raw, so that it need not. What the device says of a request afterwards is held against its chain: never more bytes
+//! written than the driver gave it to write.
+
+mod ring;
+
+use crate::memory;
+use device_backend::Device;
+use device_backend::direct::{self, DirectMemory};
+use device_balloon::Balloon;
+use device_blk::{Blk, Disk};
+use device_rng::Rng;
+use protocol::{BalloonOptions, BlkOptions};
+use ring::{Driver, MEMORY};
+use std::fs::File;
+use std::sync::{Arc, OnceLock};
+
+/// Bytes of the disk.
+const DISK: u64 = 1 << 20;
+
+/// A device and the guest memory that it serves. Both stay: what a request changes, the next input finds.
+struct Bench<D> {
+    device: Arc<D>,
+    file: File,
+    memory: DirectMemory,
+}
+
+impl<D: Device> Bench<D> {
+    fn of(device: Option<D>) -> Option<Self> {
+        let file = memory::sealed(MEMORY)?;
+        let memory = DirectMemory::map(file.try_clone().ok()?.into(), MEMORY).ok()?;
+        Some(Self { device: Arc::new(device?), file, memory })
+    }
+
+    fn feed(&self, data: &[u8]) {
+        let Some(driver) = Driver::lay_out(data, self.device.queues(), &self.file) else { return };
+        let served = direct::serve(&self.device, driver.queue, &self.memory, driver.ring, driver.features);
+        driver.judge(&self.file, served.is_ok());
+    }
+}
+
+/// virtio-blk, on a disk in memory.
+pub fn blk(data: &[u8]) {
+    static BENCH: OnceLock<Option<Bench<Blk>>> = OnceLock::new();
+    let bench = BENCH.get_or_init(|| {
+        let file = memory::file()?;
+        file.set_len(DISK).ok()?;
+        let (readonly, direct, discard, queues, queue_size) = (false, false, true, 1, 64);
+        let options = BlkOptions { readonly, direct, serial: "fuzz".into(), queues, queue_size, discard };
+        Bench::of(Blk::new(&options, Disk::new(file.into(), direct).ok()?).ok())
+    });
+    bench.iter().for_each(|bench| bench.feed(data));
+}
+
+/// virtio-balloon, which gives the guest's memory back.
+pub fn balloon(data: &[u8]) {
+    static BENCH: OnceLock<Option<Bench<Balloon>>> = OnceLock::new();
+    let bench = BENCH.get_or_init(|| {
+        let options = BalloonOptions { size: 1 << 16, deflate_on_oom: true, free_page_reporting: true };
+        Bench::of(Some(Balloon::new(options)))
+    });
+    bench.iter().for_each(|bench| bench.feed(data));
+}
+
+/// virtio-rng.
+pub fn rng(data: &[u8]) {
+    static BENCH: OnceLock<Option<Bench<Rng>>> = OnceLock::new();
+    let bench = BENCH.get_or_init(|| Bench::of(Rng::new(File::open("/dev/urandom").ok()?).ok()));
+    bench.iter().for_each(|bench| bench.feed(data));
+}
