@@ -55,5 +55,6 @@ pub use messages::{
     to_core::{Abandon, AttachDevice, CoreSetup, MemoryRegion, Reconnect, Replace, ToCore},
     to_device::{BlkOptions, DeviceOptions, DeviceSetup, ToDevice},
     violation::{Violation, ViolationFrame},
+    vsock::VsockOptions,
 };
 pub use phase::Phase;

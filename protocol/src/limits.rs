@@ -36,6 +36,15 @@ pub const MAX_CONSOLE_PORTS: usize = 8;
 pub const MAX_PORT_NAME: usize = 64;
 /// Bytes that a console's file is let grow to if nobody says otherwise: a boot log has some 50 KiB.
 pub const DEFAULT_CONSOLE_FILE: u64 = 64 << 20;
+/// The least context identifier of a guest: 0 and 1 are reserved, 2 is the host (virtio 1.2, 5.10.4).
+pub const MIN_CID: u32 = 3;
+/// The largest: 2^32-1 is "any".
+pub const MAX_CID: u32 = u32::MAX - 1;
+/// Bytes of a vsock's path, and of its name: with a port behind it, as in `_4294967295`, it is a socket's path of at most
+/// 107 bytes.
+pub const MAX_VSOCK_PATH: usize = 96;
+/// The same of the name alone, which has a slash in front.
+pub const MAX_VSOCK_NAME: usize = MAX_VSOCK_PATH - 1;
 /// What address and size of persistent memory are multiples of: a large page of x86, and what Linux can take in as memory
 /// with descriptors of its pages (`memremap_compat_align`).
 pub const PMEM_ALIGNMENT: u64 = 2 << 20;

@@ -15,6 +15,7 @@ pub(crate) mod statistics;
 pub(crate) mod to_core;
 pub(crate) mod to_device;
 pub(crate) mod violation;
+pub(crate) mod vsock;
 
 use crate::{Error, limits};
 

@@ -10,7 +10,7 @@ use protocol::{
     FsOptions, MemoryRegion, Message, NetOptions, NotConnected, Phase, PmemOptions, ProcessStatus, Rate,
     Rates, Ready, Reconnect, Reconnected, Refused, Replace, ReplaceDevice, Replaced, Respawn, SetDevice,
     SetOutcome, Setting, SpawnFailed, Spawned, Statistic, Statistics, ToCore, ToDevice, ToLauncher,
-    ToSpawner, Violation, ViolationFrame, frame, limits,
+    ToSpawner, Violation, ViolationFrame, VsockOptions, frame, limits,
 };
 use std::fmt::Debug;
 
@@ -120,6 +120,11 @@ fn file_system(tag: &str, queues: u16) -> DeviceSetup {
     DeviceSetup { name: "d".into(), options, blamed: false, keep: false, rates: Rates::default() }
 }
 
+fn vsock(cid: u32, name: &str) -> DeviceSetup {
+    let options = DeviceOptions::Vsock(VsockOptions { cid, name: name.to_owned() });
+    DeviceSetup { name: "d".into(), options, blamed: false, keep: false, rates: Rates::default() }
+}
+
 #[test]
 fn launcher_to_core() {
     golden(&ToCore::Setup(setup()), 0x0101, "0100fc000000080203613d62010000");
@@ -166,6 +171,8 @@ fn launcher_to_device_and_back() {
     golden(&ToDevice::Setup(net(None)), 0x0301, "016402525400abcd0100000100");
     golden(&ToDevice::Setup(net(Some(1500))), 0x0301, "016402525400abcd0100fbdc050100");
     golden(&ToDevice::Setup(console(None, None)), 0x0301, "01640300000000");
+    golden(&ToDevice::Setup(vsock(3, "")), 0x0301, "016407030000");
+    golden(&ToDevice::Setup(vsock(300, "vm")), 0x0301, "016407fb2c0102766d00");
     golden(&ToDevice::Setup(console(Some((80, 24)), Some(300))), 0x0301, "0164035018fb2c0100");
     let several = ports(&[("", true), ("a", false)]);
     golden(&ToDevice::Setup(several.clone()), 0x0301, "016403000000010906020001016100");
@@ -399,6 +406,10 @@ fn values_beyond_their_limits_are_neither_sent_nor_received() {
     }
     let wrong = Setting::Console(ConsoleSize { columns: 80, rows: 10000 });
     assert!(matches!(ToDevice::Set(wrong).encode(), Err(Error::Limit { .. })));
+    for (cid, name) in [(2, ""), (u32::MAX, ""), (3, "a/b"), (3, "a\0"), (3, &"x".repeat(96))] {
+        let sent = ToDevice::Setup(vsock(cid, name)).encode();
+        assert!(matches!(sent, Err(Error::Limit { .. })), "{cid} {name}");
+    }
     for (guest_phys, size) in
         [(20 << 30, 0), (20 << 30, 4096), (0, 2 << 20), (4096, 2 << 20), (u64::MAX - (2 << 20) + 1, 2 << 20)]
     {

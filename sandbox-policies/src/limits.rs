@@ -52,6 +52,13 @@ pub fn of(program: Program) -> &'static [(Resource, u64)] {
             (Resource::RLIMIT_NOFILE, 384),
             (Resource::RLIMIT_SIGPENDING, 256),
         ],
+        // As those of a few queues, and 512 connections.
+        Program::DeviceVsock => &[
+            (Resource::RLIMIT_CORE, 0),
+            (Resource::RLIMIT_MSGQUEUE, 0),
+            (Resource::RLIMIT_NOFILE, 384 + 512),
+            (Resource::RLIMIT_SIGPENDING, 256),
+        ],
         // As a disk, and the files that the guest has open.
         Program::DeviceFs => &[
             (Resource::RLIMIT_CORE, 0),

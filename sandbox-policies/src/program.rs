@@ -25,11 +25,13 @@ pub enum Program {
     DeviceBalloon,
     /// `device-fs`.
     DeviceFs,
+    /// `device-vsock`.
+    DeviceVsock,
 }
 
 impl Program {
     /// Every program.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Launcher,
         Self::Core,
         Self::DeviceBlk,
@@ -39,6 +41,7 @@ impl Program {
         Self::DevicePmem,
         Self::DeviceBalloon,
         Self::DeviceFs,
+        Self::DeviceVsock,
     ];
 
     /// The name of the executable and of its policy file, `policies/x86_64/<name>.json`.
@@ -53,6 +56,7 @@ impl Program {
             Self::DevicePmem => "device-pmem",
             Self::DeviceBalloon => "device-balloon",
             Self::DeviceFs => "device-fs",
+            Self::DeviceVsock => "device-vsock",
         }
     }
 
@@ -68,6 +72,7 @@ impl Program {
             | Self::DevicePmem
             | Self::DeviceBalloon => Root::Empty,
             Self::DeviceFs => Root::Files,
+            Self::DeviceVsock => Root::Sockets,
         }
     }
 
@@ -82,7 +87,8 @@ impl Program {
             | Self::DeviceConsole
             | Self::DevicePmem
             | Self::DeviceBalloon
-            | Self::DeviceFs => &[Stage::Setup, Stage::Serve, Stage::StandAlone],
+            | Self::DeviceFs
+            | Self::DeviceVsock => &[Stage::Setup, Stage::Serve, Stage::StandAlone],
         }
     }
 }

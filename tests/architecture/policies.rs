@@ -21,8 +21,9 @@ const BEFORE_SERVING: [&str; 3] = ["setup", "stand_alone", "spawner"];
 /// device-net needs beside these to write frames and to set its tap's offloads; device-console to write output and to
 /// accept whoever comes to read it; device-pmem to flush its file; device-balloon to punch holes,
 /// and it knows no limits, so that it needs no clock; device-fs eighteen for names, attributes and what is in files and
-/// directories, and one to remember what its guest knows of them.
-const AIMS: [(&str, usize); 8] = [
+/// directories, and one to remember what its guest knows of them; device-vsock to read and write streams, to accept and to
+/// make connections, to shut halves of them and to wait for many of them at once (7), without limits and so without a clock.
+const AIMS: [(&str, usize); 9] = [
     ("vmm-core", 20),
     ("device-blk", 15),
     ("device-rng", 12),
@@ -31,6 +32,7 @@ const AIMS: [(&str, usize); 8] = [
     ("device-pmem", 13),
     ("device-balloon", 12),
     ("device-fs", 31),
+    ("device-vsock", 18),
 ];
 
 /// Devices that cannot be limited. All others ask for the time while they serve: by a system call only where the host's vDSO

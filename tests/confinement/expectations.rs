@@ -189,6 +189,23 @@ pub const DEVICE_FS: Expectation = Expectation {
     ..DEVICE_BLK
 };
 
+/// `device-vsock`, to which nobody is connected.
+pub const DEVICE_VSOCK: Expectation = Expectation {
+    threads: &["device-vsock", "device-vsock", "device-vsock", "device-vsock"],
+    others: &[
+        ("/memfd:inflight (deleted)", 2),
+        ("/memfd:keep (deleted)", 1),
+        // Of each queue, that which wakes who sends to the guest, and one that nobody writes to.
+        ("anon_inode:[eventfd]", 5),
+        ("anon_inode:[eventpoll]", 1),
+        // Where it listens, and as for a disk.
+        ("socket", 3),
+    ],
+    directory: true,
+    limits: &[("Max open files", 896), ("Max processes", 0)],
+    ..DEVICE_BLK
+};
+
 /// `device-rng`.
 pub const DEVICE_RNG: Expectation = Expectation {
     threads: &["device-rng", "device-rng"],

@@ -14,7 +14,7 @@ use system_tests::{Result, Running, within};
 use crate::driver::DONE;
 use crate::expectations::{
     CORE, DEVICE_BALLOON, DEVICE_BLK, DEVICE_CONSOLE, DEVICE_FS, DEVICE_NET, DEVICE_PMEM, DEVICE_RNG,
-    DIRECTORY_MOUNT, Expectation, IDS, KERNEL_THREAD, LAUNCHER, MOUNT, NAMESPACES, UMASK,
+    DEVICE_VSOCK, DIRECTORY_MOUNT, Expectation, IDS, KERNEL_THREAD, LAUNCHER, MOUNT, NAMESPACES, UMASK,
 };
 use crate::guest::Guest;
 use crate::house::{House, ORDINARY, Who};
@@ -123,6 +123,17 @@ fn the_process_of_a_directory_is_confined_as_written() -> Result<()> {
     let folder = tempfile::tempdir().expect("a folder");
     std::os::unix::fs::chown(folder.path(), Some(ORDINARY), Some(ORDINARY)).ok();
     compare_beside(&format!("fs,path={},tag=t", folder.path().display()), "device-fs", &DEVICE_FS)
+}
+
+#[test]
+fn the_process_of_a_vsock_is_confined_as_written() -> Result<()> {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::os::unix::fs::chown(folder.path(), Some(ORDINARY), Some(ORDINARY)).ok();
+    let path = folder.path().join("vm");
+    let device = format!("vsock,cid=42,path={}", path.display());
+    compare_beside(&device, "device-vsock", &DEVICE_VSOCK)?;
+    assert!(!path.exists(), "the name goes with the machine");
+    Ok(())
 }
 
 /// The process of a second device, which its guest does not drive.

@@ -91,6 +91,23 @@ fn a_directory_has_a_tag_of_its_own() -> Result<()> {
 }
 
 #[test]
+fn a_vsock_has_a_number_and_a_socket() -> Result<()> {
+    let long = format!(",cid=3,path=/{}", "x".repeat(96));
+    for (options, says_what) in [
+        (",cid=3", "path=SOCKET"),
+        (",path=/tmp/vm", "cid=N"),
+        (",path=/tmp/vm,cid=2", "from 3 to 4294967294"),
+        (long.as_str(), "a port comes behind it"),
+        (",path=/tmp/vm,cid=3,operations=5", "unknown option"),
+    ] {
+        says(&refused(USAGE, &[KERNEL, &format!("--device=vsock{options}")])?, &["vsock0", says_what]);
+    }
+    let twice = [KERNEL, "--device=vsock,path=/tmp/a,cid=3", "--device=vsock,path=/tmp/b,cid=4"];
+    says(&refused(USAGE, &twice)?, &["vsock1", "a guest has one"]);
+    Ok(())
+}
+
+#[test]
 fn a_console_is_said_to_be_in_one_place() -> Result<()> {
     for (options, says_what) in [
         ("", "say where it is, once"),

@@ -54,6 +54,24 @@ fn a_directory_that_is_none() -> Result<()> {
 }
 
 #[test]
+fn a_vsock_where_none_can_be() -> Result<()> {
+    let text = file(b"text")?;
+    let kernel = kernel(text.path());
+    let folder = tempfile::tempdir().expect("a folder");
+    let taken = folder.path().join("taken");
+    let _listener = std::os::unix::net::UnixListener::bind(&taken).expect("a socket");
+    for (path, parts) in [
+        (text.path().display().to_string(), ["no socket", "vsock"]),
+        ("/nowhere/at/all".to_owned(), ["/nowhere/at", "No such file"]),
+        (taken.display().to_string(), ["somebody listens", "vsock"]),
+    ] {
+        says(&refused(RESOURCE, &[kernel.clone(), format!("--device=vsock,cid=3,path={path}")])?, &parts);
+    }
+    assert!(taken.exists() && text.path().exists());
+    Ok(())
+}
+
+#[test]
 fn a_console_where_none_can_be() -> Result<()> {
     let text = file(b"text")?;
     let kernel = kernel(text.path());

@@ -8,7 +8,7 @@
 //! Of what the driver set up, the front end says features, rings and memory again, and the requests in flight are in the
 //! front end's in-flight region. What is left is the device's own: what the driver changed by writing to its
 //! configuration or by a request, and builds on. That is the state that [`Device::kept`] gives and [`Device::restore`]
-//! takes; it is kept whenever [`Device::write_config`] or [`Device::reset`] says that it has changed, and by the device
+//! takes; it is kept whenever [`Device::write_config`], [`Device::reset`] or [`Device::started`] says that it has changed, and by the device
 //! itself where a request changes it ([`Device::keep_with`]), before the driver is told that the change is made. Everything else begins anew with each process, and has to be what a device may forget
 //! at any time, or find out again from its resource: caches, counters, how far a request had come (it is done again).
 //! What a reset takes back ([`Device::reset`]; virtio 1.2, §2.4) a new process has to keep all the same.
@@ -75,6 +75,11 @@ pub trait Device: Send + Sync + 'static {
 
     /// Back to the state of a device that no driver has touched. Answers as `write_config` does.
     fn reset(&self) -> bool {
+        false
+    }
+
+    /// A ring is about to be served, and from here on the device is this process's. Answers as `write_config` does.
+    fn started(&self) -> bool {
         false
     }
 

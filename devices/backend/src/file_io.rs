@@ -209,6 +209,22 @@ pub fn write_at(
     Reader::new(&[VolatileSlice::from(buffer)]).drain_to(file, offset, durability)
 }
 
+/// Reads once from `stream` into `buffer`, as much as there is and fits, and returns the bytes read: none at its end.
+///
+/// # Errors
+/// What preadv2 says: EAGAIN if there is nothing yet.
+pub fn read_stream(stream: &impl AsFd, buffer: &mut [u8]) -> Result<usize, Errno> {
+    Writer::new(&[VolatileSlice::from(buffer)]).read_stream(stream)
+}
+
+/// Writes once from `buffer` to `stream`, as much as it takes, and returns the bytes written. Mutable as for [`write_at`].
+///
+/// # Errors
+/// What pwritev2 says: EAGAIN if the stream takes nothing now.
+pub fn write_stream(stream: &impl AsFd, buffer: &mut [u8]) -> Result<usize, Errno> {
+    Reader::new(&[VolatileSlice::from(buffer)]).write_stream(stream)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

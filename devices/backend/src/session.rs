@@ -192,7 +192,7 @@ impl Session {
             Request::SetVringEvent { event, index, fd } => {
                 if event == RingEvent::Kick {
                     // It starts: whoever had it before has given it back.
-                    self.state.take_over();
+                    self.state.started()?;
                 }
                 let active = self.active.clone();
                 self.vring(index)?.set_event(event, fd, &active)?;

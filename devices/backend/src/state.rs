@@ -52,12 +52,19 @@ impl DeviceState {
 
     /// From here on it is this process's. A front end that has asked for the configuration knows it as it was then, and one
     /// that never did builds on what the resource is now.
-    pub(crate) fn take_over(&mut self) {
+    fn take_over(&mut self) {
         self.look();
         if !self.own && !self.asked {
             self.device.look_again();
         }
         self.own = true;
+    }
+
+    /// A ring is about to be served. When this returns, what came of it is kept.
+    pub(crate) fn started(&mut self) -> Result<(), Error> {
+        self.take_over();
+        let changed = self.device.started();
+        self.store(changed)
     }
 
     /// The driver writes `data` at `offset`. When this returns, the change is kept.

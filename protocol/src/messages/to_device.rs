@@ -7,6 +7,7 @@ use super::net::{self, NetOptions};
 use super::pmem::PmemOptions;
 use super::rates::Rates;
 use super::setting::Setting;
+use super::vsock::{self, VsockOptions};
 use super::{name, short, within};
 use crate::{Error, Fields, Message, Phase, fields, limits};
 use bincode::{Decode, Encode};
@@ -87,6 +88,8 @@ pub enum DeviceOptions {
     Balloon(BalloonOptions),
     /// virtio-fs. Since minor version 4.
     Fs(FsOptions),
+    /// virtio-vsock. Since minor version 5.
+    Vsock(VsockOptions),
 }
 
 impl DeviceOptions {
@@ -127,6 +130,7 @@ enum Wire {
     Pmem(PmemOptions),
     Balloon(BalloonOptions),
     Fs(fs::Wire),
+    Vsock(vsock::Wire),
 }
 
 impl BlkOptions {
@@ -150,6 +154,7 @@ impl DeviceSetup {
             DeviceOptions::Pmem(pmem) => pmem.check(),
             DeviceOptions::Balloon(balloon) => balloon.check(),
             DeviceOptions::Fs(fs) => fs.check(),
+            DeviceOptions::Vsock(vsock) => vsock.check(),
         }
     }
 
@@ -183,6 +188,10 @@ impl DeviceSetup {
             DeviceOptions::Fs(fs) => {
                 fields::encode("Setup", &(&self.name, Wire::Fs(fs.wire())), &own(Fields::default())?)
             }
+            DeviceOptions::Vsock(vsock) => {
+                let wire = Wire::Vsock(vsock.wire());
+                fields::encode("Setup", &(&self.name, wire), &own(Fields::default())?)
+            }
         }
     }
 
@@ -202,6 +211,7 @@ impl DeviceSetup {
             Wire::Pmem(pmem) => DeviceOptions::Pmem(pmem),
             Wire::Balloon(balloon) => DeviceOptions::Balloon(balloon),
             Wire::Fs(fs) => DeviceOptions::Fs(FsOptions::from_wire(fs)),
+            Wire::Vsock(vsock) => DeviceOptions::Vsock(VsockOptions::from_wire(vsock)),
         };
         Ok(Self { name, options, blamed, keep, rates })
     }

@@ -16,7 +16,7 @@ use crate::attempts::{self, Attempt, Hand};
 use crate::probe::{self, word};
 
 /// The confinements that attempts are made in.
-const CONFINEMENTS: [(Program, Stage); 25] = [
+const CONFINEMENTS: [(Program, Stage); 28] = [
     (Program::Launcher, Stage::Serve),
     (Program::Core, Stage::Setup),
     (Program::DeviceBlk, Stage::Setup),
@@ -26,6 +26,7 @@ const CONFINEMENTS: [(Program, Stage); 25] = [
     (Program::DevicePmem, Stage::Setup),
     (Program::DeviceBalloon, Stage::Setup),
     (Program::DeviceFs, Stage::Setup),
+    (Program::DeviceVsock, Stage::Setup),
     (Program::Core, Stage::Control),
     (Program::Core, Stage::Vcpu),
     (Program::DeviceBlk, Stage::Serve),
@@ -42,6 +43,8 @@ const CONFINEMENTS: [(Program, Stage); 25] = [
     (Program::DeviceBalloon, Stage::StandAlone),
     (Program::DeviceFs, Stage::Serve),
     (Program::DeviceFs, Stage::StandAlone),
+    (Program::DeviceVsock, Stage::Serve),
+    (Program::DeviceVsock, Stage::StandAlone),
 ];
 
 /// `SIGSYS`, which ends a process whose system call was refused.

@@ -40,7 +40,7 @@ pub const MOUNT: &str = "/ tmpfs ro,nosuid,nodev,noexec";
 pub const DIRECTORY_MOUNT: [&str; 3] = ["nosuid", "nodev", "noexec"];
 
 /// One for each spawned program.
-pub const EXPECTATIONS: [Expectation; 8] = [
+pub const EXPECTATIONS: [Expectation; 9] = [
     Expectation { program: Program::Core, stage: Stage::Control, threads: 2, open_files: 8192 },
     Expectation { program: Program::DeviceBlk, stage: Stage::Serve, threads: 1, open_files: 640 },
     Expectation { program: Program::DeviceRng, stage: Stage::Serve, threads: 1, open_files: 384 },
@@ -49,6 +49,7 @@ pub const EXPECTATIONS: [Expectation; 8] = [
     Expectation { program: Program::DevicePmem, stage: Stage::Serve, threads: 1, open_files: 384 },
     Expectation { program: Program::DeviceBalloon, stage: Stage::Serve, threads: 1, open_files: 384 },
     Expectation { program: Program::DeviceFs, stage: Stage::Serve, threads: 1, open_files: 4736 },
+    Expectation { program: Program::DeviceVsock, stage: Stage::Serve, threads: 1, open_files: 896 },
 ];
 
 /// The descriptors at the hand-over, and the memory that the driver hands to each probe.

@@ -43,6 +43,7 @@ pub fn run(who: &str) -> Result<Count, String> {
         (Program::DevicePmem, Stage::Serve),
         (Program::DeviceBalloon, Stage::Serve),
         (Program::DeviceFs, Stage::Serve),
+        (Program::DeviceVsock, Stage::Serve),
     ] {
         count.add(&format!("{who} panic in {} {}", program.name(), stage.key()), panics(program, stage));
     }

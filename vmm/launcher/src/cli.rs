@@ -84,6 +84,9 @@ Devices:
       readonly=on|off (off)   queues=N (1)            queue-size=N (256)
       on-failure=restart|fail|stop (restart)          give-up=fail|stop (stop)
       spare=on|off (off)      bandwidth= operations= and their bursts
+  vsock,cid=N,path=SOCKET                             a virtio-vsock, served by device-vsock
+      queue-size=N (256)      on-failure=restart|fail|stop (restart)
+      give-up=fail|stop (stop)                        spare=on|off (off)
   TYPE,socket=PATH   any virtio device, served by the vhost-user back end that listens there
       queues=N                queue-size=N (256)
       on-failure=restart|fail|stop (restart: connect again as soon as somebody listens again)

@@ -1,7 +1,7 @@
 //! What a device's words mean: the typed device behind a [`DeviceOption`].
 //!
 //! Two kinds exist: those that a program of ours serves (`blk` with `path=`, `net` with `tap=` or `fd=`, `rng`,
-//! `console`, `pmem`, `balloon`, `fs` with `path=`), and those of every virtio type that somebody else's vhost-user back end serves (`socket=`). An option that the kind does not know is an
+//! `console`, `pmem`, `balloon`, `fs` and `vsock` with `path=`), and those of every virtio type that somebody else's vhost-user back end serves (`socket=`). An option that the kind does not know is an
 //! error that names the nearest; nothing is guessed from the contents of a file.
 
 mod balloon;
@@ -10,6 +10,7 @@ mod fs;
 mod net;
 pub mod pmem;
 mod rates;
+mod vsock;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,6 +26,7 @@ use console::Console;
 pub use fs::Fs;
 pub use net::{Interface, Net};
 pub use pmem::Pmem;
+pub use vsock::Vsock;
 
 /// virtio device types by the names that the field uses (virtio 1.3, section 5).
 const TYPES: [(&str, u16); 17] = [
@@ -135,6 +137,8 @@ pub enum BackEnd {
     Balloon(BalloonOptions),
     /// `device-fs`.
     Fs(Fs),
+    /// `device-vsock`.
+    Vsock(Vsock),
     /// Whoever listens there.
     Socket(PathBuf),
 }
@@ -149,6 +153,7 @@ impl BackEnd {
             BackEnd::Pmem(_) => pmem::QUEUES,
             BackEnd::Balloon(_) => balloon::QUEUES,
             BackEnd::Fs(fs) => fs.queues(),
+            BackEnd::Vsock(_) => vsock::QUEUES,
             BackEnd::Socket(_) => asked.unwrap_or(0),
         }
     }
@@ -163,6 +168,7 @@ impl BackEnd {
             BackEnd::Pmem(_) => Some(Program::DevicePmem),
             BackEnd::Balloon(_) => Some(Program::DeviceBalloon),
             BackEnd::Fs(_) => Some(Program::DeviceFs),
+            BackEnd::Vsock(_) => Some(Program::DeviceVsock),
             BackEnd::Socket(_) => None,
         }
     }
@@ -189,6 +195,7 @@ pub fn devices(words: &[DeviceOption]) -> Result<Vec<Device>, Error> {
         let of_its_kind = words.iter().take(devices.len()).filter(|other| other.kind == word.kind).count();
         let device = device(word, slot, format!("{}{of_its_kind}", word.kind))?;
         one_tag_each(&devices, &device)?;
+        vsock::one(&devices, &device)?;
         devices.push(device);
     }
     Ok(devices)
@@ -231,6 +238,7 @@ fn device(word: &DeviceOption, slot: u8, name: String) -> Result<Device, Error> 
         (None, "console") => BackEnd::Console(options.console(queues)?),
         (None, "balloon") => BackEnd::Balloon(options.balloon(queues)?),
         (None, "fs") => BackEnd::Fs(options.fs(queues)?),
+        (None, "vsock") => BackEnd::Vsock(options.vsock(queues)?),
         (None, kind) => {
             let text =
                 format!("no program of vmm serves it: name a vhost-user back end with {kind},socket=PATH");
@@ -240,7 +248,8 @@ fn device(word: &DeviceOption, slot: u8, name: String) -> Result<Device, Error> 
     let on_failure = options.on_failure()?;
     let give_up = options.give_up(on_failure)?;
     let spare = back_end.program().is_some() && options.spare(on_failure)?;
-    let limited = back_end.program().is_some() && !matches!(back_end, BackEnd::Balloon(_));
+    let limited =
+        back_end.program().is_some() && !matches!(back_end, BackEnd::Balloon(_) | BackEnd::Vsock(_));
     let rates = if limited { options.rates()? } else { Rates::default() };
     let patience = if back_end.program().is_none() { options.patience(on_failure)? } else { None };
     options.nothing_else()?;

@@ -51,6 +51,7 @@ pub fn plan(machine: &Machine, inputs: &Inputs) -> String {
                 BackEnd::Console(_) => "console",
                 BackEnd::Pmem(_) => "file, for reading",
                 BackEnd::Balloon(_) => "nothing",
+                BackEnd::Vsock(_) => "listening socket",
                 BackEnd::Fs(_) => "nothing, for its root is its directory",
                 BackEnd::Blk(_) | BackEnd::Socket(_) => "disk",
             };
@@ -101,6 +102,10 @@ fn opened(machine: &Machine, inputs: &Inputs) -> Vec<String> {
             (BackEnd::Fs(fs), _) => {
                 let how = if fs.options.readonly { "reading" } else { "reading and writing" };
                 format!("open   {} for {how} what is in it: {}", fs.path.display(), device.name)
+            }
+            (BackEnd::Vsock(vsock), _) => {
+                let (path, folder) = (vsock.path.display(), vsock.folder().display());
+                format!("listen at {path}, mode 0600, and open {folder} to connect in it: {}", device.name)
             }
             (BackEnd::Socket(path), _) => {
                 format!("connect to {}: {}, back end of somebody else", path.display(), device.name)

@@ -93,12 +93,11 @@ pub fn hand_over(machine: &Machine, inputs: &Inputs, memory: &[Region]) -> Resul
     let devices = device_processes(machine, inputs, &made)?;
     let restarts = machine.devices.iter().any(|device| device.on_failure == OnFailure::Restart);
     let sockets: Vec<(u8, &Path)> = machine.devices.iter().filter_map(socket).collect();
-    let control = inputs.control.as_ref();
-    let makings = Makings { devices: &devices, sockets: &sockets, control };
-    let spawner = if restarts || control.is_some() { Some(Spawner::fork(&makings, null)?) } else { None };
-    if let Some(control) = control {
-        control.leave_to_spawner();
-    }
+    let listening: Vec<_> = inputs.listening().collect();
+    let makings = Makings { devices: &devices, sockets: &sockets, listening: &listening };
+    let needed = restarts || !listening.is_empty();
+    let spawner = if needed { Some(Spawner::fork(&makings, null)?) } else { None };
+    listening.iter().for_each(|socket| socket.leave_to_spawner());
     let mut processes = Processes { all: Vec::new(), groups, _made: Vec::new(), spawner };
     let mut connections = Vec::new();
     for device in &devices {
@@ -202,7 +201,8 @@ fn socket(device: &Device) -> Option<(u8, &Path)> {
         | BackEnd::Console(_)
         | BackEnd::Pmem(_)
         | BackEnd::Balloon(_)
-        | BackEnd::Fs(_) => None,
+        | BackEnd::Fs(_)
+        | BackEnd::Vsock(_) => None,
     }
 }
 

@@ -12,6 +12,7 @@ use crate::control_socket::ControlSocket;
 use crate::device::console::{Console as VirtioConsole, Place};
 use crate::device::{BackEnd, Device, Interface};
 use crate::error::Error;
+use crate::listening::Listening;
 use crate::machine::Machine;
 use crate::network::{self, Network};
 use crate::open::{self, Disk, OpenConsole, OpenPmem};
@@ -77,6 +78,13 @@ pub enum Resource {
         /// For the place of a resource in the hand-over.
         nothing: OwnedFd,
     },
+    /// For one too: the socket on which it listens, and the directory in which that is and which becomes its root.
+    Vsock {
+        /// The directory.
+        root: OwnedFd,
+        /// The socket.
+        listening: Listening,
+    },
     /// A connected back end of somebody else.
     Connected(OwnedFd),
     /// One that was only looked at.
@@ -102,6 +110,9 @@ impl Resource {
             }
             (Resource::Directory { nothing, .. }, BackEnd::Fs(fs)) => {
                 Some((DeviceOptions::Fs(fs.options.clone()), nothing.as_fd()))
+            }
+            (Resource::Vsock { listening, .. }, BackEnd::Vsock(vsock)) => {
+                Some((DeviceOptions::Vsock(vsock.options.clone()), listening.as_fd()))
             }
             (Resource::Nothing(null), BackEnd::Balloon(options)) => {
                 Some((DeviceOptions::Balloon(options.clone()), null.as_fd()))
@@ -132,12 +143,22 @@ impl Resource {
             Resource::Directory { root, readonly, .. } => {
                 Some(Directory { descriptor: root.as_fd(), readonly: *readonly })
             }
+            Resource::Vsock { root, .. } => Some(Directory { descriptor: root.as_fd(), readonly: true }),
             _ => None,
         }
     }
 }
 
 impl Inputs {
+    /// The names on which the machine listens.
+    pub fn listening(&self) -> impl Iterator<Item = &Listening> {
+        let devices = self.resources.iter().filter_map(|resource| match resource {
+            Resource::Vsock { listening, .. } => Some(listening),
+            _ => None,
+        });
+        self.control.iter().map(ControlSocket::listening).chain(devices)
+    }
+
     /// The other ends of the consoles' pseudoterminals, to be kept as long as the machine runs.
     pub fn take_other_ends(&mut self) -> Vec<OwnedFd> {
         let consoles = self.resources.iter_mut().filter_map(|resource| match resource {
@@ -196,6 +217,14 @@ fn resources(devices: &[Device], purpose: Purpose) -> Result<Vec<Resource>, Erro
             (BackEnd::Console(_), Purpose::DryRun) => Resource::Looked,
             (BackEnd::Pmem(pmem), _) => Resource::Pmem(open::persistent_memory(pmem)?),
             (BackEnd::Balloon(_), _) => Resource::Nothing(open::null()?),
+            (BackEnd::Vsock(vsock), Purpose::Run) => Resource::Vsock {
+                root: open::directory(vsock.folder())?,
+                listening: open::vsock(&vsock.path)?,
+            },
+            (BackEnd::Vsock(vsock), Purpose::DryRun) => {
+                open::directory(vsock.folder())?;
+                Resource::Looked
+            }
             (BackEnd::Socket(path), Purpose::Run) => Resource::Connected(open::back_end(path)?),
             (BackEnd::Socket(_), Purpose::DryRun) => Resource::Looked,
         });
@@ -265,8 +294,8 @@ impl<'a> Claim<'a> {
                 };
                 ((what, Identity::Interface(&net.interface)), false)
             }
-            // A directory is whoever's as well that reads and writes its files.
-            BackEnd::Rng(_) | BackEnd::Balloon(_) | BackEnd::Fs(_) => return Ok(Vec::new()),
+            // A directory is whoever's as well that reads and writes its files; of vsocks a machine has one.
+            BackEnd::Rng(_) | BackEnd::Balloon(_) | BackEnd::Fs(_) | BackEnd::Vsock(_) => return Ok(Vec::new()),
             BackEnd::Console(console) => {
                 let places = console.places.iter();
                 return Ok(places.filter_map(|place| Claim::of_console(device, place)).collect());

@@ -22,6 +22,7 @@ mod inputs;
 mod inspect;
 mod json;
 mod keep;
+mod listening;
 mod machine;
 mod memory;
 mod nearest;

@@ -23,6 +23,7 @@ use nix::sys::time::{TimeVal, TimeValLike};
 use crate::device::Blk;
 use crate::error::Error;
 use crate::exit_code::Code;
+use crate::listening::Listening;
 use crate::size::Size;
 
 pub use console::{OpenConsole, virtio_console};
@@ -34,6 +35,8 @@ const SECTOR: u64 = 512;
 const KVM_NODE: (u64, u64) = (10, 232);
 /// How long a listener may leave a connection waiting in its queue.
 const CONNECT_SECONDS: i64 = 5;
+/// Programs of the host that may wait to be heard by a vsock.
+const VSOCK_BACKLOG: i32 = 128;
 
 /// The text of the settings file.
 pub fn settings(path: &Path) -> Result<String, Error> {
@@ -202,6 +205,11 @@ pub fn directory(path: &Path) -> Result<OwnedFd, Error> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
     let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path);
     file.map(OwnedFd::from).map_err(|error| wrong(what, path, &error, Code::Resource))
+}
+
+/// The socket of a vsock, where programs of the host ask for ports of the guest.
+pub fn vsock(path: &Path) -> Result<Listening, Error> {
+    Listening::make("listen for a vsock at", path, SockType::Stream, VSOCK_BACKLOG)
 }
 
 /// A generator of the host, for reading. Any number of devices may share it.

@@ -8,7 +8,7 @@
 //! the user named for it and sends the launcher the connection. It hears nobody but the launcher and reads nothing but
 //! that; so all that a launcher that was taken over gains by it is one more confined device program, or one more
 //! connection to a back end that the machine has anyway. It ends with the launcher, or when that closes the channel; then
-//! it removes the control socket, if the machine has one.
+//! it removes the names on which the machine listened.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -21,9 +21,9 @@ use protocol::{
 };
 use sandbox_policies::spawn::{Child, spawner};
 
-use crate::control_socket::ControlSocket;
 use crate::device_process::DeviceProcess;
 use crate::error::Error;
+use crate::listening::Listening;
 use crate::open;
 
 const NAME: &str = "the spawner";
@@ -37,8 +37,8 @@ pub struct Makings<'a> {
     pub devices: &'a [DeviceProcess<'a>],
     /// The sockets of back ends that somebody else runs, by the PCI device numbers of their devices.
     pub sockets: &'a [(u8, &'a Path)],
-    /// The control socket of the machine, whose name the spawner removes when it ends.
-    pub control: Option<&'a ControlSocket>,
+    /// On what the machine listens: the spawner removes the names when it ends.
+    pub listening: &'a [&'a Listening],
 }
 
 /// The launcher's hold on its spawner. Dropping it ends it.
@@ -114,9 +114,7 @@ fn serve(channel: &Channel, makings: &Makings<'_>) {
         }
     }
     // The launcher is gone or wants no more of us; confined, it could not do this itself.
-    if let Some(socket) = makings.control {
-        socket.remove();
-    }
+    makings.listening.iter().for_each(|socket| socket.remove());
 }
 
 /// `None`: there is no such device, or nobody to tell.
