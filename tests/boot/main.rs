@@ -30,3 +30,5 @@ mod resize;
 mod share;
 #[cfg(test)]
 mod sizes;
+#[cfg(test)]
+mod vsock;

@@ -1,5 +1,5 @@
-//! What checks disks, generators and file systems from within a guest: writers that know what their disk must hold, a
-//! reader of random bytes, and who knows what he did to files.
+//! What checks disks, generators, file systems and sockets from within a guest: writers that know what their disk must
+//! hold, a reader of random bytes, who knows what he did to files, and who sends back what comes.
 //!
 //! ```text
 //! checker disk DEVICE NUMBER THREADS END
@@ -8,15 +8,18 @@
 //! checker read DEVICE NUMBER
 //! checker tree DIRECTORY NUMBER
 //! checker files DIRECTORY END
+//! checker echo PORT
+//! checker reach PORT CONNECTIONS ROUNDS
 //! ```
 //!
-//! Those with one go on until there is a file END; their devices may die meanwhile. Each says in one line, which begins with
+//! Those with one go on until there is a file END, and `echo` for ever; their devices may die meanwhile. Each says in one line, which begins with
 //! `@@`, what it did and what it found.
 
 mod disk;
 mod entropy;
 mod fill;
 mod ledger;
+mod sockets;
 mod tree;
 
 use std::io;
@@ -37,13 +40,19 @@ fn main() -> ExitCode {
             .parse()
             .map_err(io::Error::other)
             .and_then(|number| tree::check(Path::new(directory), number)),
+        ["echo", port] => port.parse().map_err(io::Error::other).and_then(sockets::echo),
+        ["reach", port, connections, rounds] => port
+            .parse()
+            .and_then(|port| Ok((port, connections.parse()?, rounds.parse()?)))
+            .map_err(io::Error::other)
+            .and_then(|(port, connections, rounds)| sockets::reach(port, connections, rounds)),
         ["files", directory, end] => tree::survive(Path::new(directory), Path::new(end)),
         [what @ ("fill" | "read"), device, number] => {
             let work = if *what == "fill" { fill::fill } else { fill::read };
             number.parse().map_err(io::Error::other).and_then(|number| work(Path::new(device), number))
         }
         _ => Err(io::Error::other(
-            "checker disk DEVICE NUMBER THREADS END, entropy DEVICE END, fill|read DEVICE NUMBER, tree DIRECTORY NUMBER, or files DIRECTORY END",
+            "checker disk DEVICE NUMBER THREADS END, entropy DEVICE END, fill|read DEVICE NUMBER, tree DIRECTORY NUMBER, files DIRECTORY END, echo PORT, or reach PORT CONNECTIONS ROUNDS",
         )),
     };
     match line {

@@ -12,3 +12,5 @@ mod net;
 mod qemu;
 #[cfg(test)]
 mod rng;
+#[cfg(test)]
+mod vsock;

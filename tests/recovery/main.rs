@@ -33,6 +33,8 @@ mod one_process;
 #[cfg(test)]
 mod one_share;
 #[cfg(test)]
+mod one_vsock;
+#[cfg(test)]
 mod plan;
 #[cfg(test)]
 mod regions;

@@ -17,6 +17,7 @@ pub mod old_peers;
 pub mod packet;
 pub mod pattern;
 mod processes;
+pub mod sockets;
 pub mod spawned;
 pub mod stand_ins;
 pub mod warnings;

@@ -20,7 +20,7 @@ use packages::{Package, Store};
 /// The package whose dependency is the kernel to boot.
 const KERNEL: &str = "linux-image-cloud-amd64";
 /// What the guest needs to see its devices; ext4, /dev/hwrng, the serial port and ACPI are built into the kernel.
-pub const GUEST_MODULES: [&str; 9] = [
+pub const GUEST_MODULES: [&str; 10] = [
     "virtio_pci",
     "virtio_balloon",
     "virtio_blk",
@@ -30,6 +30,7 @@ pub const GUEST_MODULES: [&str; 9] = [
     "virtio_pmem",
     "nd_pmem",
     "virtiofs",
+    "vmw_vsock_virtio_transport",
 ];
 /// What the nested rig's outer guest needs: its channels to the host, KVM, and taps.
 pub const OUTER_MODULES: [&str; 4] = ["virtio_pci", "virtio_console", "kvm_amd", "tun"];
