@@ -21,6 +21,8 @@ pub struct Expectation {
     pub others: &'static [(&'static str, usize)],
     /// Whether its root is a directory of the host instead of an empty one.
     pub directory: bool,
+    /// What there is in it.
+    pub root_entries: usize,
     /// By name as in /proc/PID/limits; soft and hard alike, where the host's own are no lower.
     pub limits: &'static [(&'static str, u64)],
 }
@@ -67,6 +69,7 @@ pub const LAUNCHER: Expectation = Expectation {
         ("socket", 3),
     ],
     directory: false,
+    root_entries: 0,
     limits: &[("Max core file size", 0), ("Max msgqueue size", 0), ("Max open files", 4096)],
 };
 
@@ -93,6 +96,7 @@ pub const CORE: Expectation = Expectation {
         ("socket", 3),
     ],
     directory: false,
+    root_entries: 0,
     limits: &[
         ("Max core file size", 0),
         ("Max msgqueue size", 0),
@@ -123,6 +127,7 @@ pub const DEVICE_BLK: Expectation = Expectation {
         ("socket", 2),
     ],
     directory: false,
+    root_entries: 0,
     limits: &[
         ("Max core file size", 0),
         ("Max msgqueue size", 0),
@@ -202,6 +207,8 @@ pub const DEVICE_VSOCK: Expectation = Expectation {
         ("socket", 3),
     ],
     directory: true,
+    // The name of the socket where it listens.
+    root_entries: 1,
     limits: &[("Max open files", 896), ("Max processes", 0)],
     ..DEVICE_BLK
 };
