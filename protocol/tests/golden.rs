@@ -286,9 +286,9 @@ fn control_client_to_launcher_and_back() {
     golden(&FromLauncher::Statistics(told), 0x0805, "01fb2c010500");
     golden(&FromLauncher::Replaced(Replaced { pid: 300, within_ms: 5 }), 0x0802, "fb58020500");
     golden(&FromLauncher::Failed(Failure::new(FailureKind::Device, "no")), 0x0803, "07026e6f00");
-    golden(&ToLauncher::Processes, 0x0704, "00");
+    golden(&ToLauncher::Processes, 0x0705, "00");
     let bytes = "0104626c6b300a6465766963652d626c6b0773657276696e67fb5802010700";
-    golden(&FromLauncher::Processes(vec![process()]), 0x0805, bytes);
+    golden(&FromLauncher::Processes(vec![process()]), 0x0806, bytes);
 }
 
 fn process() -> ProcessStatus {
