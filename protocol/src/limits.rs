@@ -24,6 +24,8 @@ pub const MAX_TEXT: usize = 1024;
 pub const MAX_SERIAL: usize = 20;
 /// Bytes of the largest disk.
 pub const MAX_DISK: u64 = 1 << 62;
+/// Pairs of queues of a network: what a hand-over has descriptors for, and a third of the queues of a device.
+pub const MAX_NET_PAIRS: u16 = 16;
 /// The least MTU that IPv4 works with (virtio 1.2, 5.1.4.1).
 pub const MIN_MTU: u16 = 68;
 /// The largest: with its Ethernet header a frame has 65535 bytes.

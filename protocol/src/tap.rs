@@ -1,5 +1,9 @@
-//! The resource that [`NetOptions`](crate::NetOptions) go with: one queue of a tap interface, set up so that it can be
-//! handed over.
+//! The resource that [`NetOptions`](crate::NetOptions) go with: one queue of a tap interface, or one for each pair of the
+//! device's, set up so that they can be handed over.
+//!
+//! Of several queues all but the first are handed over *detached*: the host's kernel puts no frame into them. Who serves
+//! one attaches it when its driver has taken it into use, and detaches it when that is over ([`set_queue`]), so that no
+//! frame ever lies in a queue that nobody reads.
 //!
 //! Whoever opens a tap for a device program, the launcher or the program itself when it runs on its own, opens it
 //! here, so that both hand over the same: frames have a virtio-net header of [`HEADER_SIZE`] bytes in front, no offload
@@ -28,12 +32,15 @@ const HEADER: c_int = 12;
 /// Ethernet frames, without the kernel's own header of 4 bytes, with virtio-net's.
 const FORM: c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
 const NODE: &str = "/dev/net/tun";
+/// /dev/net/tun: the misc major, and its minor (`TUN_MINOR`).
+const TUN: (u64, u64) = (10, 200);
 const UDP_SEGMENTS: u32 = libc::TUN_F_CSUM | libc::TUN_F_USO4 | libc::TUN_F_USO6;
 
 mod ioctl {
     use nix::libc;
     nix::ioctl_write_ptr_bad!(set_interface, libc::TUNSETIFF, libc::ifreq);
     nix::ioctl_read_bad!(interface, libc::TUNGETIFF, libc::ifreq);
+    nix::ioctl_write_ptr_bad!(set_queue, libc::TUNSETQUEUE, libc::ifreq);
     nix::ioctl_write_int_bad!(set_offload, libc::TUNSETOFFLOAD);
     nix::ioctl_write_ptr_bad!(set_header_size, libc::TUNSETVNETHDRSZ, libc::c_int);
     nix::ioctl_read_bad!(header_size, libc::TUNGETVNETHDRSZ, libc::c_int);
@@ -47,6 +54,8 @@ mod ioctl {
 pub struct Tap {
     /// The open queue. The interface, if it was made here, is there as long as a copy of this.
     pub fd: OwnedFd,
+    /// The queues of the other pairs, detached.
+    pub more: Vec<OwnedFd>,
     /// The interface's name.
     pub name: String,
     /// Whether the host segments UDP (USO, Linux 6.2).
@@ -75,6 +84,17 @@ pub enum NoTap {
     /// It has another user, who holds its one queue, or all.
     #[error("another program uses it")]
     Busy,
+    /// Several queues are wanted of an interface that has one.
+    #[error(
+        "it has one queue, not several; make it with more: ip tuntap add mode tap multi_queue user … name …"
+    )]
+    OneQueue,
+    /// Several queues are wanted of a macvtap, whose queues cannot be told which frames are theirs.
+    #[error("it is a macvtap, which serves one pair of queues; give one descriptor")]
+    Macvtap,
+    /// Descriptors of two interfaces were given for one device.
+    #[error("it is attached to another interface than the one before it")]
+    Another,
     /// Its owner is another.
     #[error("it is another user's; make it with your own: ip tuntap add mode tap user … name …")]
     Owner,
@@ -124,58 +144,127 @@ pub fn look() -> Result<(), NoTap> {
     node().map(drop)
 }
 
-/// Attaches to the interface `name`, which is there and is taken as it is.
+/// Attaches to the interface `name`, which is there and is taken as it is, with a queue for each of `pairs`.
 ///
 /// # Errors
-/// There is none, it is in use, or it is not the caller's.
-pub fn attach(name: &str) -> Result<Tap, NoTap> {
+/// There is none, it is in use, it is not the caller's, or it has too few queues.
+pub fn attach(name: &str, pairs: u16) -> Result<Tap, NoTap> {
     check_name(name)?;
     if !is_there(name) {
         return Err(NoTap::Missing);
     }
     let file = node()?;
     // One of several queues is told from one of one by a flag, which must be right.
-    let attached = match set_interface(&file, name, 0) {
-        Err(Errno::EINVAL) => set_interface(&file, name, libc::IFF_MULTI_QUEUE),
+    let attached = match set_interface(&file, name, libc::IFF_MULTI_QUEUE) {
+        Err(Errno::EINVAL) => set_interface(&file, name, 0),
         other => other,
     };
     attached.map_err(|errno| match errno {
+        Errno::EBUSY if pairs > 1 => NoTap::OneQueue,
         Errno::EBUSY => NoTap::Busy,
         Errno::EPERM => NoTap::Owner,
         Errno::EINVAL => NoTap::Kind,
         errno => NoTap::System { call: "TUNSETIFF", errno },
     })?;
     let segments_udp = set_up(file.as_fd())?;
-    Ok(Tap { fd: file.into(), name: name.to_owned(), segments_udp, made: false })
+    let more = other_queues(file.as_fd(), beyond_the_first(pairs))?;
+    Ok(Tap { fd: file.into(), more, name: name.to_owned(), segments_udp, made: false })
 }
 
-/// Makes the interface `name`, for packets of at most `mtu` bytes if that is said, and brings it up. It goes with the last
-/// copy of its descriptor.
+/// Makes the interface `name`, with a queue for each of `pairs` and for packets of at most `mtu` bytes if that is said, and
+/// brings it up. It goes with the last copy of its descriptors.
 ///
 /// # Errors
 /// The caller may not, or it has come to be there.
-pub fn make(name: &str, mtu: Option<u16>) -> Result<Tap, NoTap> {
+pub fn make(name: &str, mtu: Option<u16>, pairs: u16) -> Result<Tap, NoTap> {
     check_name(name)?;
     let file = node()?;
-    set_interface(&file, name, libc::IFF_TUN_EXCL).map_err(|errno| match errno {
+    let several = if pairs > 1 { libc::IFF_MULTI_QUEUE } else { 0 };
+    set_interface(&file, name, libc::IFF_TUN_EXCL | several).map_err(|errno| match errno {
         Errno::EPERM => NoTap::MayNotMake,
         Errno::EBUSY => NoTap::Busy,
         errno => NoTap::System { call: "TUNSETIFF", errno },
     })?;
     let segments_udp = set_up(file.as_fd())?;
+    let more = other_queues(file.as_fd(), beyond_the_first(pairs))?;
     bring_up(name, mtu)?;
-    Ok(Tap { fd: file.into(), name: name.to_owned(), segments_udp, made: true })
+    Ok(Tap { fd: file.into(), more, name: name.to_owned(), segments_udp, made: true })
 }
 
-/// Takes over descriptor `number`, which whoever started the program opened and attached to an interface.
+/// Takes over descriptor `number`, and after it those of `others`, which whoever started the program opened and attached to
+/// one interface.
 ///
 /// # Errors
-/// It was not inherited, or is no such thing.
-pub fn inherited(number: RawFd) -> Result<Tap, NoTap> {
-    let fd = descriptors::inherited(number).ok_or(NoTap::NotInherited)?;
-    let name = interface_of(fd.as_fd())?;
-    let segments_udp = set_up(fd.as_fd())?;
-    Ok(Tap { fd, name, segments_udp, made: false })
+/// Which one was not inherited, or is no such thing.
+pub fn inherited(number: RawFd, others: &[RawFd]) -> Result<Tap, (RawFd, NoTap)> {
+    let one = |number| {
+        let take = || {
+            let fd = descriptors::inherited(number).ok_or(NoTap::NotInherited)?;
+            let (name, several) = interface_of(fd.as_fd())?;
+            Ok((set_up(fd.as_fd())?, fd, name, several))
+        };
+        take().map_err(|why| (number, why))
+    };
+    let (segments_udp, fd, name, first) = one(number)?;
+    let mut more = Vec::new();
+    for other in others {
+        let wrong = |why| (*other, why);
+        let (_, fd, its, several) = one(*other)?;
+        if its != name {
+            return Err(wrong(NoTap::Another));
+        }
+        if !is_tun(fd.as_fd()) {
+            return Err(wrong(NoTap::Macvtap));
+        }
+        if !(first && several) {
+            return Err(wrong(NoTap::OneQueue));
+        }
+        set_queue(fd.as_fd(), false).map_err(failed("TUNSETQUEUE")).map_err(wrong)?;
+        more.push(fd);
+    }
+    Ok(Tap { fd, more, name, segments_udp, made: false })
+}
+
+fn beyond_the_first(pairs: u16) -> u8 {
+    u8::try_from(pairs.saturating_sub(1)).unwrap_or(u8::MAX)
+}
+
+/// So many queues more of the interface that `first` is one of, each detached.
+///
+/// # Errors
+/// It has one, or no more are to be had.
+pub fn other_queues(first: BorrowedFd<'_>, number: u8) -> Result<Vec<OwnedFd>, NoTap> {
+    if number == 0 {
+        return Ok(Vec::new());
+    }
+    let (name, several) = interface_of(first)?;
+    if !several {
+        return Err(NoTap::OneQueue);
+    }
+    let queue = |_| {
+        let file = node()?;
+        set_interface(&file, &name, libc::IFF_MULTI_QUEUE).map_err(failed("TUNSETIFF for another queue"))?;
+        set_up(file.as_fd())?;
+        set_queue(file.as_fd(), false).map_err(failed("TUNSETQUEUE"))?;
+        Ok(file.into())
+    };
+    (0..number).map(queue).collect()
+}
+
+/// Lets the host's kernel put frames into this queue of several, or no more; then those that it holds are lost. To ask for
+/// what is so already is no error. Frames can be written to it either way.
+///
+/// # Errors
+/// What TUNSETQUEUE says.
+pub fn set_queue(tap: BorrowedFd<'_>, attached: bool) -> Result<(), Errno> {
+    let mut request = request("")?;
+    let flag = if attached { libc::IFF_ATTACH_QUEUE } else { libc::IFF_DETACH_QUEUE };
+    request.ifr_ifru.ifru_flags = c_short::try_from(flag).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: `request` is the ifreq that TUNSETQUEUE reads.
+    match unsafe { ioctl::set_queue(tap.as_raw_fd(), &raw const request) } {
+        Err(Errno::EINVAL) | Ok(_) => Ok(()),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// Bytes of the header in front of each frame.
@@ -232,8 +321,14 @@ fn request(name: &str) -> Result<ifreq, Errno> {
     Ok(request)
 }
 
-/// The interface that `tap` is attached to, in whose frames there is what must be.
-fn interface_of(tap: BorrowedFd<'_>) -> Result<String, NoTap> {
+/// Whether it is a tap's queue and no macvtap's, which answers the same questions.
+fn is_tun(tap: BorrowedFd<'_>) -> bool {
+    nix::sys::stat::fstat(tap)
+        .is_ok_and(|it| (libc::major(it.st_rdev).into(), libc::minor(it.st_rdev).into()) == TUN)
+}
+
+/// The interface that `tap` is attached to, in whose frames there is what must be, and whether it can have several queues.
+fn interface_of(tap: BorrowedFd<'_>) -> Result<(String, bool), NoTap> {
     let mut request = request("").map_err(failed("TUNGETIFF"))?;
     // SAFETY: `request` is the ifreq that TUNGETIFF writes.
     unsafe { ioctl::interface(tap.as_raw_fd(), &raw mut request) }.map_err(|_| NoTap::Descriptor)?;
@@ -246,7 +341,8 @@ fn interface_of(tap: BorrowedFd<'_>) -> Result<String, NoTap> {
         return Err(NoTap::Form);
     }
     let name = request.ifr_name.iter().map(|byte| byte.cast_unsigned()).take_while(|byte| *byte != 0);
-    Ok(String::from_utf8_lossy(&name.collect::<Vec<u8>>()).into_owned())
+    let name = String::from_utf8_lossy(&name.collect::<Vec<u8>>()).into_owned();
+    Ok((name, flags & libc::IFF_MULTI_QUEUE != 0))
 }
 
 /// Sets the header's size, looks what the kernel takes, and leaves all offloads off. Returns whether it has USO.
@@ -300,7 +396,7 @@ mod tests {
         // Standard error is somebody's, this file is close-on-exec, and the last number is not open.
         let file = File::open("/dev/null").unwrap();
         for number in [-1, 2, file.as_raw_fd(), 1 << 20] {
-            assert_eq!(inherited(number).unwrap_err(), NoTap::NotInherited, "{number}");
+            assert_eq!(inherited(number, &[]).unwrap_err(), (number, NoTap::NotInherited));
         }
     }
 
@@ -308,6 +404,6 @@ mod tests {
     fn what_is_no_tap_is_told() {
         let null = File::open("/dev/null").unwrap();
         assert_eq!(interface_of(null.as_fd()), Err(NoTap::Descriptor));
-        assert_eq!(attach("no-such-tap0").unwrap_err(), NoTap::Missing);
+        assert_eq!(attach("no-such-tap0", 1).unwrap_err(), NoTap::Missing);
     }
 }

@@ -86,7 +86,7 @@ fn rng() -> DeviceSetup {
 
 fn net(mtu: Option<u16>) -> DeviceSetup {
     let mac = "52:54:00:ab:cd:01".parse().unwrap();
-    let options = NetOptions { mac, any_source: false, mtu, segments_udp: true };
+    let options = NetOptions { mac, any_source: false, mtu, segments_udp: true, pairs: 1 };
     DeviceSetup {
         name: "d".into(),
         options: DeviceOptions::Net(options),
@@ -94,6 +94,12 @@ fn net(mtu: Option<u16>) -> DeviceSetup {
         keep: false,
         rates: Rates::default(),
     }
+}
+
+fn pairs(pairs: u16) -> DeviceSetup {
+    let setup = net(None);
+    let DeviceOptions::Net(options) = setup.options else { panic!() };
+    DeviceSetup { options: DeviceOptions::Net(NetOptions { pairs, ..options }), ..setup }
 }
 
 fn console(size: Option<(u16, u16)>, file_limit: Option<u64>) -> DeviceSetup {
@@ -170,13 +176,15 @@ fn launcher_to_device_and_back() {
     golden(&ToDevice::Setup(rng()), 0x0301, "01640100");
     golden(&ToDevice::Setup(net(None)), 0x0301, "016402525400abcd0100000100");
     golden(&ToDevice::Setup(net(Some(1500))), 0x0301, "016402525400abcd0100fbdc050100");
+    golden(&ToDevice::Setup(pairs(2)), 0x0301, "016402525400abcd01000001010a0102");
+    golden(&ToDevice::More(3), 0x0308, "0300");
+    assert_eq!((ToDevice::More(3).fds(), pairs(16).options.more(), pairs(1).options.more()), (3, 15, 0));
     golden(&ToDevice::Setup(console(None, None)), 0x0301, "01640300000000");
     golden(&ToDevice::Setup(vsock(3, "")), 0x0301, "016407030000");
     golden(&ToDevice::Setup(vsock(300, "vm")), 0x0301, "016407fb2c0102766d00");
     golden(&ToDevice::Setup(console(Some((80, 24)), Some(300))), 0x0301, "0164035018fb2c0100");
     let several = ports(&[("", true), ("a", false)]);
     golden(&ToDevice::Setup(several.clone()), 0x0301, "016403000000010906020001016100");
-    golden(&ToDevice::More(3), 0x0308, "0300");
     assert_eq!((ToDevice::More(3).fds(), several.options.more()), (3, 1));
     golden(&pmem_device(pmem()), 0x0301, "016404fd0000000005000000fc000020000100");
     golden(&ToDevice::Setup(balloon(300)), 0x0301, "016405fb2c01010000");
@@ -196,6 +204,7 @@ fn launcher_to_device_and_back() {
     golden(&ToDevice::Set(Setting::Disk(Some(1 << 33))), 0x0305, "0101fd000000000200000000");
     let size = Setting::Console(ConsoleSize { columns: 80, rows: 24 });
     golden(&ToDevice::Set(size), 0x0305, "02501800");
+    golden(&ToDevice::Set(Setting::Link(true)), 0x0305, "030100");
     golden(&FromDevice::Set(SetOutcome::set()), 0x0406, "0000");
     golden(&FromDevice::Set(SetOutcome::refused("n\no")), 0x0406, "036e206f00");
     golden(&ToDevice::Statistics, 0x0306, "00");
@@ -386,6 +395,11 @@ fn values_beyond_their_limits_are_neither_sent_nor_received() {
     assert!(matches!(ToDevice::Setup(balloon(u64::MAX)).encode(), Err(Error::Limit { .. })));
     for setting in [Setting::Balloon(u64::MAX), Setting::Disk(Some(511)), Setting::Disk(Some(u64::MAX))] {
         assert!(matches!(ToDevice::Set(setting).encode(), Err(Error::Limit { .. })));
+    }
+    for wrong in
+        [ToDevice::More(0), ToDevice::More(17), ToDevice::Setup(pairs(0)), ToDevice::Setup(pairs(17))]
+    {
+        assert!(matches!(wrong.encode(), Err(Error::Limit { .. })), "{wrong:?}");
     }
     for setup in [console(Some((0, 24)), None), console(Some((80, 10000)), None), console(None, Some(0))] {
         assert!(matches!(ToDevice::Setup(setup).encode(), Err(Error::Limit { .. })));

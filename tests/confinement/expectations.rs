@@ -228,13 +228,14 @@ pub const DEVICE_RNG: Expectation = Expectation {
 
 /// `device-net`.
 pub const DEVICE_NET: Expectation = Expectation {
-    threads: &["device-net", "device-net", "device-net"],
+    threads: &["device-net", "device-net", "device-net", "device-net"],
     others: &[
         // The tap.
         ("/dev/net/tun", 1),
         ("/memfd:inflight (deleted)", 2),
-        // To wake the thread of each of its two queues.
-        ("anon_inode:[eventfd]", 2),
+        ("/memfd:keep (deleted)", 1),
+        // To wake the thread of each of its three queues.
+        ("anon_inode:[eventfd]", 3),
         ("socket", 2),
     ],
     ..DEVICE_RNG

@@ -26,7 +26,7 @@ fn a_tap_that_is_busy_or_none() -> Result<()> {
     }
     let (_text, kernel) = kernel()?;
     ip("tuntap add tap0 mode tap")?;
-    let holder = tap::attach("tap0").expect("nobody else has it");
+    let holder = tap::attach("tap0", 1).expect("nobody else has it");
     let refused = |options: &str| refused(RESOURCE, &[kernel.clone(), net(options)]);
     says(&refused("tap=tap0")?, &["tap0", "another program uses it"]);
     says(&refused("tap=lo")?, &["\"lo\"", "it is no tap"]);

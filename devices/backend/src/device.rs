@@ -100,6 +100,11 @@ pub trait Device: Send + Sync + 'static {
     /// before [`Device::service`]: where there is no keep it is not called.
     fn keep_with(&self, _keeper: Keeper) {}
 
+    /// The front end lets a ring be served, or no more (VHOST_USER_SET_VRING_ENABLE), for a driver that accepted
+    /// `features`; a reset of the device lets none be. Not when a ring is stopped for a while only, to be served on by this
+    /// process or another. A front end that has no such request lets all be served from the beginning.
+    fn ring_enabled(&self, _queue: u16, _enabled: bool, _features: u64) {}
+
     /// Queues with the same number share the device's limits. One number, as here, makes them limits of the device; more
     /// than one of each direction.
     fn limited_with(&self, _queue: u16) -> u16 {
@@ -142,6 +147,16 @@ pub enum Service {
         /// For those that did not.
         otherwise: Box<dyn Handler>,
     },
+    /// That hangs on what the driver accepted: what its queues are is known only then.
+    ByFeatures(Box<Choice>),
+}
+
+/// Who serves a queue that is one thing for some drivers and another for the others.
+pub struct Choice {
+    /// Told the features that the driver accepted, whether it is the second.
+    pub second: fn(u64) -> bool,
+    /// Neither is a choice again.
+    pub services: (Service, Service),
 }
 
 /// Serves a queue of requests, on a thread of its own.

@@ -14,9 +14,11 @@ use vm_memory::GuestAddress;
 use crate::counters::QueueCounters;
 use crate::memory::{MemoryTable, Unsealed};
 use crate::pace::Lane;
-use crate::ring::{Events, Layout, Ring};
+
+use crate::ring::{Events, Layout, Progress, Ring};
 use crate::session::VIRTIO_F_EVENT_IDX;
-use crate::{Device, Error, Service};
+use crate::worker::{Either, whom};
+use crate::{Device, Error};
 
 /// Guest memory of one region, from guest-physical address 0 on.
 pub struct DirectMemory(Arc<MemoryTable>);
@@ -67,9 +69,12 @@ pub fn serve<D: Device>(
     let mut ring = Ring::new(queue, layout, 0, Events::default(), features, memory, (None, false))?;
     let (counters, stop) = (QueueCounters::default(), AtomicBool::new(false));
     let lane = Lane::new(queue, None, Instant::now());
-    match device.service(queue) {
-        Service::Requests(mut handler) => ring.serve(handler.as_mut(), &counters, &stop, &lane),
-        Service::Arrivals(mut receiver) => ring.receive(receiver.as_mut(), &counters, &stop, &lane),
+    let mut service = device.service(queue);
+    match whom(&mut service, features.0) {
+        Some(Either::Handler(handler)) => ring.serve(handler, &counters, &stop, &lane),
+        Some(Either::Receiver(receiver)) => ring.receive(receiver, &counters, &stop, &lane),
+        Some(Either::Holder(holder)) => ring.hold(holder, &counters, &stop),
+        None => Ok(Progress::Idle),
     }
     .map(drop)
 }

@@ -39,9 +39,9 @@ mod vring;
 mod worker;
 
 pub use chain::{Reader, Writer};
-pub use device::{Arrival, Device, Handler, Holder, NOTHING_TO_SET, Needs, Receiver, Service, Turn};
+pub use device::{Arrival, Choice, Device, Handler, Holder, NOTHING_TO_SET, Needs, Receiver, Service, Turn};
 pub use error::Error;
-pub use file_io::{Durability, read_at, take_event, read_stream, write_at, write_stream};
+pub use file_io::{Durability, read_at, read_stream, take_event, write_at, write_stream};
 pub use inquiry::Inquiry;
 pub use keep::{Keeper, Kept};
 pub use log::line as log_line;

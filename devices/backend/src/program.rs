@@ -4,7 +4,7 @@
 //! but four descriptors: [`spawned`]. Started by a person or another monitor it follows the vhost-user
 //! specification's conventions for back-end programs: [`stand_alone`].
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -87,7 +87,9 @@ pub trait DeviceProgram {
     /// # Errors
     /// [`Error::Usage`] or [`Error::Resource`].
     fn open_all(arguments: Self::Arguments) -> Result<(DeviceOptions, OwnedFd, Vec<OwnedFd>), Error> {
-        Self::open(arguments).map(|(options, first)| (options, first, Vec::new()))
+        let (options, first) = Self::open(arguments)?;
+        let rest = Self::open_rest(&options, first.as_fd())?;
+        Ok((options, first, rest))
     }
 
     /// Gives a device the rest of its resource, before anything else.
@@ -96,6 +98,14 @@ pub trait DeviceProgram {
     /// [`Error::Resource`] when it is not what it should be; [`Error::UnexpectedMessage`], as here, when there is none.
     fn add(_device: &mut Self::Device, _rest: Vec<OwnedFd>) -> Result<(), Error> {
         Err(Error::UnexpectedMessage)
+    }
+
+    /// Opens the rest of a resource that is more than one descriptor, as many as `options` say, by what `open` has opened.
+    ///
+    /// # Errors
+    /// [`Error::Resource`].
+    fn open_rest(_options: &DeviceOptions, _first: BorrowedFd<'_>) -> Result<Vec<OwnedFd>, Error> {
+        Ok(Vec::new())
     }
 
     /// Checks what the hand-over brought and makes the device of it.

@@ -203,6 +203,8 @@ impl Session {
                 }
                 let active = self.active.clone();
                 self.vring(state.index)?.set_enable(state.num, &active)?;
+                let queue = u16::try_from(state.index).unwrap_or(u16::MAX);
+                self.state.ring_enabled(queue, state.num == 1, active.features);
             }
             _ => return Err(Error::UnknownRequest { request: 0 }),
         }

@@ -52,7 +52,7 @@ impl DeviceState {
 
     /// From here on it is this process's. A front end that has asked for the configuration knows it as it was then, and one
     /// that never did builds on what the resource is now.
-    fn take_over(&mut self) {
+    pub(crate) fn take_over(&mut self) {
         self.look();
         if !self.own && !self.asked {
             self.device.look_again();
@@ -83,6 +83,11 @@ impl DeviceState {
         self.take_over();
         let changed = self.device.reset();
         self.store(changed)
+    }
+
+    /// The front end lets a ring be served, or no more.
+    pub(crate) fn ring_enabled(&self, queue: u16, enabled: bool, features: u64) {
+        self.device.ring_enabled(queue, enabled, features);
     }
 
     /// The user sets something. When this returns, what came of it is kept. The inner `Err` is why it was refused.

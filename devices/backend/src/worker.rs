@@ -22,11 +22,12 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::time::TimeSpec;
 
 use crate::counters::QueueCounters;
+use crate::device::Choice;
 use crate::file_io::take_event;
 use crate::inflight::Kept;
 use crate::pace::Lane;
 use crate::ring::{Progress, Ring};
-use crate::{Error, Handler, Service, log};
+use crate::{Error, Handler, Holder, Receiver, Service, log};
 
 /// What the two threads tell each other. One at a time: the control thread waits for each answer.
 enum Slot {
@@ -61,9 +62,40 @@ impl Shared {
 /// The control thread's end.
 pub(crate) struct Worker {
     shared: Arc<Shared>,
-    kept: Kept,
+    kept: KeptByFeatures,
+}
+
+/// Whether a driver that accepted these features has the second of two.
+type IsSecond = fn(u64) -> bool;
+
+/// What rings keep in the in-flight area, for a service and what it is for some drivers.
+struct KeptByFeatures {
+    usual: Kept,
     /// The feature with which its rings keep nothing, if there is one.
     held_with: u64,
+    other: Option<(IsSecond, Kept)>,
+}
+
+impl KeptByFeatures {
+    fn of(service: &Service) -> Self {
+        let usual = |usual| Self { usual, held_with: 0, other: None };
+        match service {
+            Service::ByFeatures(choice) => {
+                let (first, second) = &choice.services;
+                let second = (choice.second, Self::of(second).usual);
+                Self { other: Some(second), ..usual(Self::of(first).usual) }
+            }
+            Service::Requests(handler) => usual(Self::of_requests(handler.as_ref())),
+            Service::Arrivals(_) => usual(Kept::Nothing),
+            Service::Held { feature, otherwise, .. } => {
+                Self { held_with: *feature, ..usual(Self::of_requests(otherwise.as_ref())) }
+            }
+        }
+    }
+
+    fn of_requests(handler: &dyn Handler) -> Kept {
+        if handler.repeats() { Kept::Requests } else { Kept::RequestsOnce }
+    }
 }
 
 impl Worker {
@@ -82,13 +114,7 @@ impl Worker {
             wake,
             counters: QueueCounters::default(),
         });
-        let of_requests =
-            |handler: &dyn Handler| if handler.repeats() { Kept::Requests } else { Kept::RequestsOnce };
-        let (kept, held_with) = match &service {
-            Service::Requests(handler) => (of_requests(handler.as_ref()), 0),
-            Service::Arrivals(_) => (Kept::Nothing, 0),
-            Service::Held { feature, otherwise, .. } => (of_requests(otherwise.as_ref()), *feature),
-        };
+        let kept = KeptByFeatures::of(&service);
         let theirs = Arc::clone(&shared);
         let body = move || {
             theirs.put(Slot::Confined(confine()));
@@ -98,12 +124,16 @@ impl Worker {
             action: "start a queue's thread",
             errno: Errno::from_raw(error.raw_os_error().unwrap_or(0)),
         })?;
-        Ok(Self { shared, kept, held_with })
+        Ok(Self { shared, kept })
     }
 
-    /// What its rings keep in the in-flight area under a driver that accepted `features`.
+    /// What its rings keep in the in-flight area, for a driver that accepted `features`.
     pub(crate) fn kept(&self, features: u64) -> Kept {
-        if features & self.held_with == 0 { self.kept } else { Kept::Nothing }
+        match self.kept.other {
+            _ if features & self.kept.held_with != 0 => Kept::Nothing,
+            Some((is_other, kept)) if is_other(features) => kept,
+            _ => self.kept.usual,
+        }
     }
 
     /// Waits until the thread is confined.
@@ -184,12 +214,15 @@ fn run(shared: &Shared, mut service: Service, lane: &Lane) {
             }
         }
         let ring = current.as_deref().filter(|_| !broken);
-        let awaited = match (ring.and_then(|ring| ring.events.kick.as_ref()), &service, progress) {
-            (None, ..) => Awaited::Nothing,
-            (Some(_), _, Progress::Paced(time)) => Awaited::Time(time),
-            (Some(_), Service::Arrivals(receiver), Progress::Waiting) => Awaited::Arrival(receiver.source()),
-            (Some(_), Service::Held { holder, .. }, Progress::Waiting) => Awaited::Arrival(holder.source()),
-            (Some(kick), ..) => Awaited::Kick(kick.as_fd()),
+        let awaited = match (ring.and_then(|ring| Some((ring, ring.events.kick.as_ref()?))), progress) {
+            (None, _) => Awaited::Nothing,
+            (Some(_), Progress::Paced(time)) => Awaited::Time(time),
+            (Some((ring, kick)), Progress::Waiting) => match whom(&mut service, ring.features()) {
+                Some(Either::Receiver(receiver)) => Awaited::Arrival(receiver.source()),
+                Some(Either::Holder(holder)) => Awaited::Arrival(holder.source()),
+                _ => Awaited::Kick(kick.as_fd()),
+            },
+            (Some((_, kick)), _) => Awaited::Kick(kick.as_fd()),
         };
         if !wait(shared, &awaited) {
             if let Some(ring) = ring {
@@ -202,13 +235,38 @@ fn run(shared: &Shared, mut service: Service, lane: &Lane) {
 
 fn serve(ring: &mut Ring, service: &mut Service, shared: &Shared, lane: &Lane) -> Result<Progress, Error> {
     let (counters, stop) = (&shared.counters, &shared.ordered);
-    match service {
-        Service::Requests(handler) => ring.serve(handler.as_mut(), counters, stop, lane),
-        Service::Arrivals(receiver) => ring.receive(receiver.as_mut(), counters, stop, lane),
-        Service::Held { holder, feature, .. } if ring.features() & *feature != 0 => {
-            ring.hold(holder.as_mut(), counters, stop)
+    match whom(service, ring.features()) {
+        Some(Either::Handler(handler)) => ring.serve(handler, counters, stop, lane),
+        Some(Either::Receiver(receiver)) => ring.receive(receiver, counters, stop, lane),
+        Some(Either::Holder(holder)) => ring.hold(holder, counters, stop),
+        None => Ok(Progress::Idle),
+    }
+}
+
+/// Who serves a ring.
+pub(crate) enum Either<'a> {
+    Handler(&'a mut dyn Handler),
+    Receiver(&'a mut dyn Receiver),
+    Holder(&'a mut dyn Holder),
+}
+
+/// Who of `service` serves a driver that accepted `features`. None for a choice within a choice, which there is not.
+pub(crate) fn whom(service: &mut Service, features: u64) -> Option<Either<'_>> {
+    let chosen = match service {
+        Service::ByFeatures(choice) => {
+            let Choice { second, services } = choice.as_mut();
+            if second(features) { &mut services.1 } else { &mut services.0 }
         }
-        Service::Held { otherwise, .. } => ring.serve(otherwise.as_mut(), counters, stop, lane),
+        only => only,
+    };
+    match chosen {
+        Service::Requests(handler) => Some(Either::Handler(handler.as_mut())),
+        Service::Arrivals(receiver) => Some(Either::Receiver(receiver.as_mut())),
+        Service::Held { holder, feature, .. } if features & *feature != 0 => {
+            Some(Either::Holder(holder.as_mut()))
+        }
+        Service::Held { otherwise, .. } => Some(Either::Handler(otherwise.as_mut())),
+        Service::ByFeatures(_) => None,
     }
 }
 

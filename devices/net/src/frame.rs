@@ -20,6 +20,8 @@ pub enum Refused {
     Length,
     /// Its header asks for what was not negotiated, or does not fit the frame.
     Header,
+    /// The link is down.
+    Link,
     /// Its source is not the device's address.
     Source([u8; 6]),
 }

@@ -1,8 +1,15 @@
-//! The tap: one queue of a network interface of the host, whose frames have a virtio-net header of 12 bytes in front.
+//! The tap: a network interface of the host, with a queue for each pair of the device's. Frames have a virtio-net header of 12
+//! bytes in front.
 //!
 //! Its offloads say what the host's kernel may hand over unfinished. They go by what the driver accepted, which is known
 //! only while serving, and so TUNSETOFFLOAD is in the serving filter, with these bits and no others. A device that was taken
 //! over can do with it what it may do anyway: decide in which form it gets the frames that are for it.
+//!
+//! Which queues the kernel puts frames into goes by what the driver uses and the front end lets be served, and so
+//! TUNSETQUEUE is in that filter as well. It attaches a queue to the interface that it was opened for or detaches it, and
+//! needs no privilege of its caller. What a device that was taken over gains by it is to get none of the frames that it could
+//! leave unread: had somebody else to do it, that one would have to hear from the device which queue and when, on a wire on
+//! which a device can ask for nothing.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -12,6 +19,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use protocol::tap;
 
+use crate::choices::Follows;
 use crate::wire::{Header, feature};
 
 /// Segmentation offloads, and with which bit of the driver's each goes.
@@ -59,6 +67,53 @@ impl Tap {
     /// What TUNSETOFFLOAD says.
     pub fn set_offload(&self, features: u64) -> Result<(), Errno> {
         tap::set_offload(self.0.as_fd(), offload(features))
+    }
+}
+
+impl Tap {
+    /// Lets the kernel put frames into it, or no more.
+    ///
+    /// # Errors
+    /// What TUNSETQUEUE says.
+    pub fn set_attached(&self, attached: bool) -> Result<(), Errno> {
+        tap::set_queue(self.0.as_fd(), attached)
+    }
+}
+
+/// The queues of one interface, by pair.
+#[derive(Debug)]
+pub struct Queues {
+    first: Tap,
+    more: Vec<Tap>,
+}
+
+impl Queues {
+    /// Of one pair.
+    #[must_use]
+    pub fn new(first: Tap) -> Self {
+        Self { first, more: Vec::new() }
+    }
+
+    /// Of as many pairs more.
+    pub fn add(&mut self, more: impl IntoIterator<Item = Tap>) {
+        self.more.extend(more);
+    }
+
+    /// That of `pair`, from 0.
+    #[must_use]
+    pub fn of(&self, pair: u16) -> &Tap {
+        let place = usize::from(pair).checked_sub(1);
+        place.and_then(|place| self.more.get(place)).unwrap_or(&self.first)
+    }
+}
+
+impl Follows for Queues {
+    fn set_queue(&self, pair: u16, attached: bool) -> Result<(), Errno> {
+        self.of(pair).set_attached(attached)
+    }
+
+    fn set_offload(&self, features: u64) -> Result<(), Errno> {
+        self.first.set_offload(features)
     }
 }
 

@@ -7,6 +7,8 @@ pub mod feature {
     pub const CSUM: u64 = 1 << 0;
     /// The driver takes frames with a partial checksum.
     pub const GUEST_CSUM: u64 = 1 << 1;
+    /// The driver may change which offloads it wants, by commands.
+    pub const CTRL_GUEST_OFFLOADS: u64 = 1 << 2;
     /// The device's largest packet is in `mtu`.
     pub const MTU: u64 = 1 << 3;
     /// The device's address is in `mac`.
@@ -27,6 +29,10 @@ pub mod feature {
     pub const MRG_RXBUF: u64 = 1 << 15;
     /// The state of the link is in `status`.
     pub const STATUS: u64 = 1 << 16;
+    /// There is a control queue.
+    pub const CTRL_VQ: u64 = 1 << 17;
+    /// There are several pairs of queues.
+    pub const MQ: u64 = 1 << 22;
     /// The driver takes USO for IPv4.
     pub const GUEST_USO4: u64 = 1 << 54;
     /// The driver takes USO for IPv6.
@@ -35,12 +41,40 @@ pub mod feature {
     pub const HOST_USO: u64 = 1 << 56;
 }
 
-/// The queues of the first pair (§5.1.2).
+/// What a driver can be handed unfinished, and say by a command whether it wants to be (§5.1.6.5.6.1), by feature bits.
+pub const GUEST_OFFLOADS: u64 = feature::GUEST_CSUM
+    | feature::GUEST_TSO4
+    | feature::GUEST_TSO6
+    | feature::GUEST_ECN
+    | feature::GUEST_USO4
+    | feature::GUEST_USO6;
+
+/// Numbers of queues (§5.1.2): `receiveq` and `transmitq` of each pair, and behind the last pair `controlq`.
 pub mod queue {
-    /// To the driver.
-    pub const RECEIVEQ1: u16 = 0;
-    /// Of a device with one pair and no control queue. The other one is `transmitq1`.
-    pub const COUNT: u16 = 2;
+    /// The control queue of a driver that uses one pair because it does not know of several. Else it is `receiveq2`.
+    pub const CONTROLQ_OF_ONE_PAIR: u16 = 2;
+
+    /// The control queue of a device of so many pairs.
+    #[must_use]
+    pub const fn controlq(pairs: u16) -> u16 {
+        pairs.saturating_mul(2)
+    }
+}
+
+/// `class` and `command` of those commands that are known here (§5.1.6.5).
+pub mod class {
+    /// VIRTIO_NET_CTRL_MQ, VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET, with the number as le16.
+    pub const MQ_VQ_PAIRS_SET: [u8; 2] = [4, 0];
+    /// VIRTIO_NET_CTRL_GUEST_OFFLOADS, VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET, with the offloads as le64.
+    pub const GUEST_OFFLOADS_SET: [u8; 2] = [5, 0];
+}
+
+/// `ack` of a command (§5.1.6.5).
+pub mod ack {
+    /// VIRTIO_NET_OK.
+    pub const OK: u8 = 0;
+    /// VIRTIO_NET_ERR.
+    pub const ERR: u8 = 1;
 }
 
 /// `status` (§5.1.4): VIRTIO_NET_S_LINK_UP.
@@ -55,19 +89,20 @@ pub const VLAN_TAG: usize = 4;
 pub struct Config {
     /// The device's address.
     pub mac: [u8; 6],
-    /// [`LINK_UP`].
+    /// [`LINK_UP`], or nothing.
     pub status: u16,
+    /// Valid with VIRTIO_NET_F_MQ.
+    pub max_virtqueue_pairs: u16,
     /// Valid with VIRTIO_NET_F_MTU.
     pub mtu: u16,
 }
 
 impl Config {
-    /// As the driver reads it. `max_virtqueue_pairs` is valid with VIRTIO_NET_F_MQ only, and then not less than 1.
+    /// As the driver reads it.
     #[must_use]
     pub fn bytes(self) -> Vec<u8> {
-        let max_virtqueue_pairs: u16 = 1;
         let mut bytes = self.mac.to_vec();
-        for field in [self.status, max_virtqueue_pairs, self.mtu] {
+        for field in [self.status, self.max_virtqueue_pairs, self.mtu] {
             bytes.extend(field.to_le_bytes());
         }
         bytes
@@ -152,8 +187,8 @@ mod tests {
 
     #[test]
     fn configuration_and_header_have_the_specifications_layout() {
-        let config = Config { mac: [2, 3, 4, 5, 6, 7], status: LINK_UP, mtu: 1400 };
-        assert_eq!(config.bytes(), [2, 3, 4, 5, 6, 7, 1, 0, 1, 0, 0x78, 5]);
+        let config = Config { mac: [2, 3, 4, 5, 6, 7], status: LINK_UP, max_virtqueue_pairs: 2, mtu: 1400 };
+        assert_eq!(config.bytes(), [2, 3, 4, 5, 6, 7, 1, 0, 2, 0, 0x78, 5]);
         let bytes = [1, 0x81, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11];
         let header = Header::parse(bytes);
         assert_eq!((header.gso_type, header.hdr_len, header.num_buffers), (0x81, 0x0302, 0x0b0a));

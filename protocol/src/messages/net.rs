@@ -67,7 +67,8 @@ impl FromStr for MacAddress {
     }
 }
 
-/// A network. The resource is a tap interface's queue whose frames have a virtio-net header of 12 bytes.
+/// A network. The resource is a queue of a tap interface for each pair, whose frames have a virtio-net header of 12 bytes. All
+/// but the first are detached from the interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetOptions {
     /// The driver's own address.
@@ -79,6 +80,10 @@ pub struct NetOptions {
     /// Whether the host segments UDP (USO): asked by whoever opened the tap, since to ask a tap changes it, and this
     /// one may be served while a device is being prepared.
     pub segments_udp: bool,
+    /// Pairs of virtqueues, 1 to [`limits::MAX_NET_PAIRS`]. Optional field, since minor version 5, sent only when there
+    /// are several: a program that does not know of it serves one, so a launcher whose user asked for more has to look at
+    /// the version of its peer. The queues of the tap beyond the first follow by `More`.
+    pub pairs: u16,
 }
 
 /// The required part as it stands on the wire.
@@ -92,6 +97,8 @@ pub(super) struct Wire {
 
 impl NetOptions {
     pub(super) fn check(&self) -> Result<(), Error> {
+        let most = limits::MAX_NET_PAIRS.into();
+        within("pairs of queues", self.pairs.into(), 1, most, "1 to 16")?;
         let Some(mtu) = self.mtu else { return Ok(()) };
         within("MTU", mtu.into(), limits::MIN_MTU.into(), limits::MAX_MTU.into(), "68 to 65521")
     }
@@ -101,12 +108,12 @@ impl NetOptions {
         Wire { mac: self.mac.0, any_source: self.any_source, mtu, segments_udp: self.segments_udp }
     }
 
-    pub(super) fn from_wire(wire: &Wire) -> Result<Self, Error> {
+    pub(super) fn from_wire(wire: &Wire, pairs: u16) -> Result<Self, Error> {
         let Wire { mac, any_source, mtu, segments_udp } = *wire;
         let [first, ..] = mac;
         let (what, allowed) = ("MAC address", "that of one station");
         let mac = MacAddress::new(mac).map_err(|_| Error::Limit { what, value: first.into(), allowed })?;
-        Ok(Self { mac, any_source, mtu: Some(mtu).filter(|mtu| *mtu > 0), segments_udp })
+        Ok(Self { mac, any_source, mtu: Some(mtu).filter(|mtu| *mtu > 0), segments_udp, pairs })
     }
 }
 
@@ -146,6 +153,6 @@ mod tests {
     #[test]
     fn a_peer_cannot_make_a_group_a_station() {
         let wire = Wire { mac: [1, 0, 0, 0, 0, 1], any_source: false, mtu: 0, segments_udp: false };
-        assert!(matches!(NetOptions::from_wire(&wire), Err(Error::Limit { .. })));
+        assert!(matches!(NetOptions::from_wire(&wire, 1), Err(Error::Limit { .. })));
     }
 }

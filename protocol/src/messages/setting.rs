@@ -16,6 +16,8 @@ pub enum Setting {
     Disk(Option<u64>),
     /// The size of a console's terminal. Since minor version 5.
     Console(ConsoleSize),
+    /// Whether the link of a network is up. Since minor version 5.
+    Link(bool),
 }
 
 impl Setting {
@@ -24,14 +26,14 @@ impl Setting {
     pub fn since(self) -> u8 {
         match self {
             Self::Balloon(_) => 4,
-            Self::Disk(_) | Self::Console(_) => 5,
+            Self::Disk(_) | Self::Console(_) | Self::Link(_) => 5,
         }
     }
 
     pub(super) fn check(self) -> Result<(), Error> {
         match self {
             Self::Balloon(bytes) => within("size of a balloon", bytes, 0, limits::MAX_MEMORY, "at most 384G"),
-            Self::Disk(None) => Ok(()),
+            Self::Disk(None) | Self::Link(_) => Ok(()),
             Self::Disk(Some(bytes)) => {
                 within("size of a disk", bytes, 512, limits::MAX_DISK, "512 bytes to 4E")
             }

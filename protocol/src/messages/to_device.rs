@@ -26,6 +26,8 @@ const BLK_DISCARD: u16 = 1;
 const BLAMED: u16 = 2;
 /// Optional field of [`DeviceSetup`]: keep.
 const KEEP_TO_BE_HAD: u16 = 3;
+/// Optional field of [`NetOptions`]: pairs.
+const NET_PAIRS: u16 = 10;
 
 /// What the launcher tells a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,6 +100,7 @@ impl DeviceOptions {
     pub fn more(&self) -> u8 {
         match self {
             Self::Console(console) => console.more(),
+            Self::Net(net) => u8::try_from(net.pairs.saturating_sub(1)).unwrap_or(u8::MAX),
             _ => 0,
         }
     }
@@ -172,7 +175,9 @@ impl DeviceSetup {
             }
             DeviceOptions::Rng => fields::encode("Setup", &(&self.name, Wire::Rng), &own(Fields::default())?),
             DeviceOptions::Net(net) => {
-                fields::encode("Setup", &(&self.name, Wire::Net(net.wire())), &own(Fields::default())?)
+                let fields = own(Fields::default())?;
+                let fields = if net.pairs == 1 { fields } else { fields.with(NET_PAIRS, &net.pairs)? };
+                fields::encode("Setup", &(&self.name, Wire::Net(net.wire())), &fields)
             }
             DeviceOptions::Console(console) => {
                 let wire = Wire::Console(console.wire());
@@ -206,7 +211,7 @@ impl DeviceSetup {
                 DeviceOptions::Blk(BlkOptions { readonly, direct, serial, queues, queue_size, discard })
             }
             Wire::Rng => DeviceOptions::Rng,
-            Wire::Net(net) => DeviceOptions::Net(NetOptions::from_wire(&net)?),
+            Wire::Net(net) => DeviceOptions::Net(NetOptions::from_wire(&net, fields.value(NET_PAIRS, 1)?)?),
             Wire::Console(console) => DeviceOptions::Console(ConsoleOptions::from_wire(&console, &fields)?),
             Wire::Pmem(pmem) => DeviceOptions::Pmem(pmem),
             Wire::Balloon(balloon) => DeviceOptions::Balloon(balloon),

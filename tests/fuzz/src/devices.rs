@@ -60,7 +60,7 @@ pub fn balloon(data: &[u8]) {
     static BENCH: OnceLock<Option<Bench<Balloon>>> = OnceLock::new();
     let bench = BENCH.get_or_init(|| {
         let options = BalloonOptions { size: 1 << 16, deflate_on_oom: true, free_page_reporting: true };
-        Bench::of(Some(Balloon::new(options)))
+        Bench::of(Balloon::new(options).ok())
     });
     bench.iter().for_each(|bench| bench.feed(data));
 }

@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use protocol::{
@@ -77,6 +77,16 @@ pub enum Command {
         #[arg(value_name = "COLUMNSxROWS")]
         size: ConsoleSize,
     },
+    /// Plug the cable of a network in or out.
+    Link {
+        /// The device's name, as in net0.
+        #[arg(value_name = "ID")]
+        device: String,
+
+        /// up or down.
+        #[arg(value_name = "STATE")]
+        state: LinkState,
+    },
     /// Replace the program of a device by a new process of it, or of another program, under the running guest.
     ReplaceDevice {
         /// The device's name, as in blk0.
@@ -87,6 +97,15 @@ pub enum Command {
         #[arg(long, value_name = "PATH")]
         program: Option<PathBuf>,
     },
+}
+
+/// Of a network's link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LinkState {
+    /// Frames pass.
+    Up,
+    /// None does, and the guest is told.
+    Down,
 }
 
 /// Asks, waits for the answer, and says it.
@@ -106,6 +125,10 @@ pub fn run(line: &ControlLine) -> Result<String, Error> {
         }
         Command::ResizeConsole { device, size } => {
             let (device, setting) = (device.clone(), Setting::Console(*size));
+            (ToLauncher::Set(SetDevice { device, setting }), None)
+        }
+        Command::Link { device, state } => {
+            let (device, setting) = (device.clone(), Setting::Link(*state == LinkState::Up));
             (ToLauncher::Set(SetDevice { device, setting }), None)
         }
         Command::ReplaceDevice { device, program } => {
@@ -157,7 +180,7 @@ pub fn ask(
         sent => sent.map_err(wrong)?,
     }
     if let ToLauncher::Statistics(AskDevice { device }) = request {
-        wait_for_guest(&channel, device)?;
+        wait_for_guest(channel, device)?;
     }
     let answer = channel.receive(Phase::Serving).map_err(wrong)?;
     answer.map(|(answer, _)| answer).ok_or_else(hung_up)

@@ -148,7 +148,7 @@ impl BackEnd {
     fn queues(&self, asked: Option<u16>) -> u16 {
         match self {
             BackEnd::Blk(_) | BackEnd::Rng(_) => asked.unwrap_or(1),
-            BackEnd::Net(_) => net::QUEUES,
+            BackEnd::Net(net) => net.queues(),
             BackEnd::Console(console) => console.queues(),
             BackEnd::Pmem(_) => pmem::QUEUES,
             BackEnd::Balloon(_) => balloon::QUEUES,

@@ -43,10 +43,11 @@ impl DeviceProcess<'_> {
                 .map_err(Error::system("make a vhost-user socket pair"))?;
         let mut spawned = self.spawning.spawn(spawn, program)?;
         let (own, options, rates) = (name.to_owned(), self.options.clone(), self.rates);
+        let more = options.more();
         let setup = DeviceSetup { name: own, options, blamed, keep: true, rates };
         let fds = [back_end.as_fd(), self.resource];
-        let more = setup.options.more();
         let mut told = tell(name, &spawned.1, &ToDevice::Setup(setup), &fds);
+        // What does not know of it, an older program, says that it is ready before it stumbles over this.
         if told.is_ok() && more > 0 {
             told = tell(name, &spawned.1, &ToDevice::More(more), &self.more);
         }

@@ -146,9 +146,10 @@ fn tap(device: &Device, net: &Net, network: &Network) -> String {
             format!("make   tap {interface}, which goes with the machine, and bring it up")
         }
         (Interface::Named(_), false) => format!("attach to tap {interface}"),
-        (Interface::Inherited(number), _) => format!("use    descriptor {number}, tap {interface}"),
+        (Interface::Inherited(_), _) => format!("use    {}, tap {interface}", net.interface),
     };
-    format!("{how}: {}, {mac}", device.name)
+    let pairs = if net.pairs == 1 { String::new() } else { format!(", {} pairs of queues", net.pairs) };
+    format!("{how}: {}, {mac}{pairs}", device.name)
 }
 
 fn spawned(machine: &Machine, executable: &Executable, name: &str) -> String {

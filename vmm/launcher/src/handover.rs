@@ -167,7 +167,7 @@ fn device_processes<'a>(
     let devices = machine.devices.iter().zip(&inputs.resources).zip(groups);
     for (((device, resource), group), index) in devices.zip(1u32..) {
         let Some(program) = device.back_end.program() else { continue };
-        let (directory, more) = (resource.directory(), resource.more_for_program());
+        let (directory, more) = (resource.directory(), resource.more());
         let Some((options, resource)) = resource.for_program(&device.back_end) else { continue };
         let executable = programs::among(&inputs.device_programs, program);
         let executable = executable.ok_or_else(|| nothing_serves(device))?;

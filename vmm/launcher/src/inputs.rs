@@ -121,9 +121,10 @@ impl Resource {
         }
     }
 
-    /// What it is handed beside that.
-    pub fn more_for_program(&self) -> Vec<BorrowedFd<'_>> {
+    /// The rest of what a program of ours is handed, where that is more than one descriptor.
+    pub fn more(&self) -> Vec<BorrowedFd<'_>> {
         match self {
+            Resource::Network(network) => network.more(),
             Resource::Console(open) => open.iter().skip(1).map(|port| port.fd.as_fd()).collect(),
             _ => Vec::new(),
         }
@@ -287,15 +288,11 @@ impl<'a> Claim<'a> {
                 file(&pmem.path, open::file_identity("open persistent memory", &pmem.path)?),
                 pmem.readonly || !pmem.lock,
             ),
-            BackEnd::Net(net) => {
-                let what = match &net.interface {
-                    Interface::Named(name) => format!("tap {name:?}"),
-                    Interface::Inherited(number) => format!("descriptor {number}"),
-                };
-                ((what, Identity::Interface(&net.interface)), false)
-            }
+            BackEnd::Net(net) => ((net.interface.to_string(), Identity::Interface(&net.interface)), false),
             // A directory is whoever's as well that reads and writes its files; of vsocks a machine has one.
-            BackEnd::Rng(_) | BackEnd::Balloon(_) | BackEnd::Fs(_) | BackEnd::Vsock(_) => return Ok(Vec::new()),
+            BackEnd::Rng(_) | BackEnd::Balloon(_) | BackEnd::Fs(_) | BackEnd::Vsock(_) => {
+                return Ok(Vec::new());
+            }
             BackEnd::Console(console) => {
                 let places = console.places.iter();
                 return Ok(places.filter_map(|place| Claim::of_console(device, place)).collect());

@@ -23,6 +23,8 @@ use crate::open;
 pub struct Network {
     /// The tap's queue; none if it was only looked at.
     fd: Option<OwnedFd>,
+    /// Those of the other pairs.
+    more: Vec<OwnedFd>,
     /// The interface.
     pub name: String,
     /// Whether the interface is made for this machine, and goes with it.
@@ -36,31 +38,46 @@ impl Network {
     pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.fd.as_ref().map(AsFd::as_fd)
     }
+
+    /// And what it is handed after that.
+    pub fn more(&self) -> Vec<BorrowedFd<'_>> {
+        self.more.iter().map(AsFd::as_fd).collect()
+    }
 }
 
 /// Attaches to the tap, or makes it; only to look leaves it alone.
 pub fn open(net: &Net, purpose: Purpose) -> Result<Network, Error> {
-    let wrong = |why: NoTap| match &net.interface {
-        Interface::Named(name) => refuse("use tap", PathBuf::from(name), why),
-        Interface::Inherited(number) => refuse("use the tap of descriptor", number.to_string().into(), why),
-    };
-    let tap = match (&net.interface, purpose) {
-        (Interface::Named(name), Purpose::Run) if tap::is_there(name) => tap::attach(name),
-        (Interface::Named(name), Purpose::Run) => tap::make(name, net.mtu),
-        (Interface::Named(name), Purpose::DryRun) => {
-            tap::look().map_err(wrong)?;
-            return Ok(network(net, None, name.clone(), !tap::is_there(name), false));
+    let of_descriptor =
+        |number: i32, why| refuse("use the tap of descriptor", number.to_string().into(), why);
+    let tap = match &net.interface {
+        Interface::Named(name) => {
+            let wrong = |why: NoTap| refuse("use tap", PathBuf::from(name), why);
+            match purpose {
+                Purpose::Run if tap::is_there(name) => tap::attach(name, net.pairs).map_err(wrong),
+                Purpose::Run => tap::make(name, net.mtu, net.pairs).map_err(wrong),
+                Purpose::DryRun => {
+                    tap::look().map_err(wrong)?;
+                    let options = options(net, name, false);
+                    let (made, name) = (!tap::is_there(name), name.clone());
+                    return Ok(Network { fd: None, more: Vec::new(), name, made, options });
+                }
+            }
         }
-        (Interface::Inherited(number), _) => tap::inherited(*number),
+        Interface::Inherited(numbers) => {
+            let Some((first, others)) = numbers.split_first() else {
+                return Err(of_descriptor(-1, NoTap::NotInherited));
+            };
+            tap::inherited(*first, others).map_err(|(number, why)| of_descriptor(number, why))
+        }
     };
-    let Tap { fd, name, segments_udp, made } = tap.map_err(wrong)?;
-    Ok(network(net, Some(fd), name, made, segments_udp))
+    let Tap { fd, more, name, segments_udp, made } = tap?;
+    let options = options(net, &name, segments_udp);
+    Ok(Network { fd: Some(fd), more, name, made, options })
 }
 
-fn network(net: &Net, fd: Option<OwnedFd>, name: String, made: bool, segments_udp: bool) -> Network {
-    let mac = net.mac.unwrap_or_else(|| usual_mac(open::machine_id(), &name));
-    let options = NetOptions { mac, any_source: net.any_source, mtu: net.mtu, segments_udp };
-    Network { fd, name, made, options }
+fn options(net: &Net, name: &str, segments_udp: bool) -> NetOptions {
+    let mac = net.mac.unwrap_or_else(|| usual_mac(open::machine_id(), name));
+    NetOptions { mac, any_source: net.any_source, mtu: net.mtu, segments_udp, pairs: net.pairs }
 }
 
 fn refuse(what: &'static str, path: PathBuf, why: NoTap) -> Error {
@@ -96,7 +113,7 @@ mod tests {
     #[test]
     fn to_look_neither_makes_nor_attaches() {
         let interface = Interface::Named("no-such-tap0".to_owned());
-        let net = Net { interface, mac: None, mtu: Some(1400), any_source: false };
+        let net = Net { interface, mac: None, mtu: Some(1400), any_source: false, pairs: 2 };
         if tap::look().is_err() {
             return assert!(open(&net, Purpose::DryRun).unwrap_err().to_string().contains("/dev/net/tun"));
         }

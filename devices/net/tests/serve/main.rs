@@ -14,6 +14,7 @@
 #[expect(clippy::panic, reason = "as above")]
 mod front_end;
 mod network;
+mod pairs;
 mod successors;
 
 use std::os::fd::AsFd;
@@ -372,12 +373,12 @@ fn an_interface_that_is_removed_stops_the_receive_queue_and_says_so() {
 }
 
 #[test]
-fn there_are_two_queues_and_a_configuration() {
-    with_tap("there_are_two_queues_and_a_configuration", || {
+fn there_are_three_queues_and_a_configuration() {
+    with_tap("there_are_three_queues_and_a_configuration", || {
         let device = started(&["--mtu=1400"]);
         device.negotiate(0);
-        assert_eq!(device.get(request::GET_QUEUE_NUM), 2);
-        assert!(!device.ask(request::SET_VRING_NUM, &state(2, 4), &[]), "a third ring");
+        assert_eq!(device.get(request::GET_QUEUE_NUM), 3);
+        assert!(!device.ask(request::SET_VRING_NUM, &state(3, 4), &[]), "a fourth ring");
         let read =
             [0u32, 12, 0].iter().flat_map(|word| word.to_ne_bytes()).chain([0; 12]).collect::<Vec<_>>();
         device.send(request::GET_CONFIG, 1, &read, &[]);
@@ -398,15 +399,19 @@ fn taps_that_cannot_be_used_are_one_line_and_a_code() {
         // It has the tap as soon as it answers.
         let user = started(&[]);
         user.negotiate(0);
+        ip("tuntap add tap1 mode tap");
         let to = "--socket-path=/nowhere/at/all";
         let mac = TAP[1];
-        let cases: [(&[&str], i32, &str); 9] = [
+        let cases: [(&[&str], i32, &str); 12] = [
             (&[to, mac], 2, "--tap=NAME"),
             (&[to, "--tap=tap0"], 2, "--mac=ADDRESS"),
             (&[to, "--tap=tap0", "--mac=ff:ff:ff:ff:ff:ff"], 2, "ff:ff:ff:ff:ff:ff"),
             (&[to, "--tap=tap0", mac, "--mtu=67"], 2, "67"),
             (&[to, "--tap=tap0", mac, "--serial=x"], 2, "serial"),
-            (&[to, "--tap=tap1", mac], 3, "no such interface"),
+            (&[to, "--tap=tap0", mac, "--queues=0"], 2, "1 to 16"),
+            (&[to, "--tap=tap0", mac, "--queues=17"], 2, "1 to 16"),
+            (&[to, "--tap=tap1", mac, "--queues=2"], 3, "multi_queue"),
+            (&[to, "--tap=tap9", mac], 3, "no such interface"),
             (&[to, "--tap=a-name-far-too-long-for-one", mac], 3, "a-name-far"),
             (&[to, "--tap=tap0", mac], 3, "another program uses it"),
             (&[to, "--tap=lo", mac], 3, "lo"),

@@ -19,7 +19,7 @@ const INSIDE: &str = "DEVICE_NET_TEST_INSIDE";
 /// Runs `test`, which is called `name`, in namespaces of its own with an interface tap0.
 pub fn with_tap(name: &str, test: impl FnOnce()) {
     if std::env::var_os(INSIDE).is_some() {
-        set_up();
+        set_up("");
         return test();
     }
     let program = std::env::current_exe().unwrap();
@@ -31,10 +31,11 @@ pub fn with_tap(name: &str, test: impl FnOnce()) {
     assert!(said[0].contains("1 passed"), "no such test: {}", said.concat());
 }
 
-fn set_up() {
+/// The tap, with a word more of how.
+pub fn set_up(how: &str) {
     // What a host with IPv6 says by itself would come between the frames.
     let _ = std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
-    ip("tuntap add tap0 mode tap");
+    ip(format!("tuntap add tap0 mode tap {how}").trim_end());
     ip("link set tap0 address 52:54:00:00:00:01 mtu 9000 up");
     ip("address add 10.0.0.1/24 dev tap0");
     ip("neighbour add 10.0.0.2 lladdr 52:54:00:00:00:02 nud permanent dev tap0");

@@ -50,8 +50,8 @@ pub fn attach(
     vm: Arc<VmFd>,
 ) -> Result<VirtioPciDevice, Error> {
     let AttachDevice { slot, name, virtio_type, queues, queue_size, deadline_ms, pmem } = attach;
-    let kind =
-        device_type(virtio_type, pmem).map_err(|problem| Error::Device { name: name.clone(), problem })?;
+    let kind = device_type(virtio_type, queues, pmem)
+        .map_err(|problem| Error::Device { name: name.clone(), problem })?;
     let limit = Duration::from_millis(deadline_ms.into());
     let mut connection = Connection::new(socket);
     // What has no configuration has none that could change.
@@ -103,8 +103,9 @@ pub fn attach(
     Ok(VirtioPciDevice::new(shared, mailbox, worker))
 }
 
-fn device_type(id: u16, pmem: Option<PmemOptions>) -> Result<DeviceType, String> {
+fn device_type(id: u16, queues: u16, pmem: Option<PmemOptions>) -> Result<DeviceType, String> {
     let kind = DeviceType::new(id)
+        .map(|kind| kind.with_control_queue(queues))
         .ok_or_else(|| format!("there is no virtio device type {id}: types are 1 to 63"))?;
     if pmem.is_some() != (id == PMEM) {
         return Err("persistent memory, and nothing else, comes with a file".to_owned());

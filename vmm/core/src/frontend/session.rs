@@ -128,8 +128,13 @@ pub fn handshake(connection: &mut Connection, wanted: &Wanted) -> Result<Agreeme
         return Err(Fault::Lacks("VHOST_USER_F_PROTOCOL_FEATURES"));
     }
     let offered_protocol = ask_u64(connection, FrontendReq::GET_PROTOCOL_FEATURES, deadline)?;
+    let reset = if wanted.kind.resets {
+        VhostUserProtocolFeatures::RESET_DEVICE
+    } else {
+        VhostUserProtocolFeatures::empty()
+    };
     let mut protocol_features =
-        VhostUserProtocolFeatures::from_bits_truncate(offered_protocol) & PROTOCOL_FEATURES;
+        VhostUserProtocolFeatures::from_bits_truncate(offered_protocol) & (PROTOCOL_FEATURES | reset);
     let channel = wanted.channel.filter(|_| protocol_features.contains(VhostUserProtocolFeatures::CONFIG));
     if channel.is_none() {
         protocol_features.remove(VhostUserProtocolFeatures::BACKEND_REQ);
@@ -214,6 +219,14 @@ pub fn write_config(
     let size = u32::try_from(data.len()).unwrap_or(u32::MAX);
     let header = VhostUserConfig::new(offset.into(), size, VhostUserConfigFlags::empty());
     connection.tell(FrontendReq::SET_CONFIG, &[header.as_slice(), data].concat(), &[], deadline)
+}
+
+/// Tells a back end, if it wants to hear of it, that a driver begins anew which knows nothing of what another has told it.
+pub fn reset(connection: &Connection, agreement: &Agreement, limit: Duration) -> Result<(), Fault> {
+    if !agreement.protocol_features.contains(VhostUserProtocolFeatures::RESET_DEVICE) {
+        return Ok(());
+    }
+    connection.tell(FrontendReq::RESET_DEVICE, &[], &[], Deadline::after(limit))
 }
 
 /// Tells a back end what it can be told before it has the rings: it maps guest memory.

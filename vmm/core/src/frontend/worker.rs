@@ -258,6 +258,9 @@ impl Worker {
         }
         // Before the first message: what fails half-way must be stopped, or taken up, as a whole.
         self.started = true;
+        if from == From::Reset {
+            session::reset(connection, &self.agreement, self.limit)?;
+        }
         session::prepare(connection, activation, &self.shares, self.limit)?;
         session::start(connection, activation, &self.shares, from, self.limit)
     }

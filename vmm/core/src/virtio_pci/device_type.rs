@@ -20,8 +20,8 @@ const DISK: u16 = 2;
 /// MRG_RXBUF, STATUS, GUEST_USO4, GUEST_USO6, HOST_USO, GUEST_HDRLEN, SPEED_DUPLEX.
 ///
 /// Not what takes a control queue (CTRL_*, MQ, GUEST_ANNOUNCE, RSS, HASH_REPORT, coalescing): by the convention of vhost-user
-/// a back end that offers those leaves that queue to the front end, and ours serves none, so a driver would wait on it for
-/// ever.
+/// a back end that offers those leaves that queue to the front end, and this one serves none, so a driver would wait on it
+/// for ever. See [`DeviceType::with_control_queue`] for those that serve it themselves.
 const NET_FEATURES: u64 = 1
     | 1 << 1
     | 1 << 3
@@ -41,6 +41,10 @@ const NET_FEATURES: u64 = 1
     | 1 << 56
     | 1 << 59
     | 1 << 63;
+
+/// What of a control queue a back end that serves it may offer, VIRTIO_NET_F_*: CTRL_GUEST_OFFLOADS, CTRL_VQ, MQ. Of the rest
+/// none is known that one of ours could make true.
+const NET_CONTROL_FEATURES: u64 = 1 << 2 | 1 << 17 | 1 << 22;
 
 /// Not VIRTIO_PMEM_F_SHMEM_REGION, which has the memory in a BAR: drivers that do not know of it, as those of Linux before
 /// 6.8, take the address from the configuration, and all others do so where it is not offered.
@@ -62,6 +66,8 @@ pub struct DeviceType {
     /// Offset of a byte of the configuration that says whether writes may be lost until the next flush, and that the
     /// driver may write (virtio 1.3, 5.2.4, `writeback`).
     pub write_cache_at: Option<usize>,
+    /// Whether the back end has to hear of a reset of the device (VHOST_USER_RESET_DEVICE): it keeps what a driver told it.
+    pub resets: bool,
     /// The persistent memory of a device that has some: a configuration begins with its address and size (virtio 1.2,
     /// 5.19.4).
     pub memory: Option<MemoryRegion>,
@@ -86,7 +92,27 @@ impl DeviceType {
             _ => return None,
         };
         let write_cache_at = (id == 2).then_some(32);
-        Some(Self { id, class, config_size, features, queue_count_at, write_cache_at, memory: None })
+        Some(Self {
+            id,
+            class,
+            config_size,
+            features,
+            queue_count_at,
+            write_cache_at,
+            resets: false,
+            memory: None,
+        })
+    }
+
+    /// A network whose back end is asked for an odd number of queues: two for each pair, and one on which it serves the
+    /// driver's commands itself. Nobody asks that of a back end which keeps to the convention. Every other type as it is.
+    #[must_use]
+    pub fn with_control_queue(self, queues: u16) -> Self {
+        if self.id == 1 && queues > 2 && queues % 2 == 1 {
+            Self { features: self.features | NET_CONTROL_FEATURES, resets: true, ..self }
+        } else {
+            self
+        }
     }
 
     /// Whether each request is one that the device answers by itself, in a time that has to do with itself only. A
@@ -162,6 +188,20 @@ mod tests {
             assert_ne!(net.features & 1 << bit, 0, "{bit}");
         }
         assert!(!net.answers_each_request(), "a receive buffer waits for a frame");
+        // A back end that is asked to serve it may offer it, and what is done with it and no more.
+        for (queues, bits) in [
+            (0, 0),
+            (1, 0),
+            (2, 0),
+            (4, 0),
+            (3, 1 << 2 | 1 << 17 | 1 << 22),
+            (33, 1 << 2 | 1 << 17 | 1 << 22),
+        ] {
+            let kind = net.with_control_queue(queues);
+            assert_eq!((kind.features & !net.features, kind.resets), (bits, bits != 0), "{queues}");
+        }
+        let blk = DeviceType::new(2).unwrap();
+        assert_eq!(blk.with_control_queue(3), blk);
     }
 
     #[test]

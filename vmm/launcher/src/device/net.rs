@@ -1,14 +1,12 @@
 //! The words of a network device: which tap, and what its driver is told.
 
+use std::fmt;
 use std::os::fd::RawFd;
 
 use protocol::{MacAddress, limits, tap};
 
 use super::Options;
 use crate::error::Error;
-
-/// `receiveq1` and `transmitq1` (virtio 1.3, 5.1.2).
-pub const QUEUES: u16 = 2;
 
 /// A network that `device-net` serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +19,15 @@ pub struct Net {
     pub mtu: Option<u16>,
     /// Whether the guest may send from other addresses than its own.
     pub any_source: bool,
+    /// Pairs of queues.
+    pub pairs: u16,
+}
+
+impl Net {
+    /// `receiveq` and `transmitq` of each pair, and the control queue (virtio 1.3, 5.1.2).
+    pub fn queues(&self) -> u16 {
+        self.pairs.saturating_mul(2).saturating_add(1)
+    }
 }
 
 /// Where a tap comes from.
@@ -28,14 +35,29 @@ pub struct Net {
 pub enum Interface {
     /// The interface of this name, which is made if it is not there.
     Named(String),
-    /// A descriptor that whoever started `vmm` opened and left open.
-    Inherited(RawFd),
+    /// Descriptors that whoever started `vmm` opened and left open, one for each pair of queues.
+    Inherited(Vec<RawFd>),
+}
+
+impl fmt::Display for Interface {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Named(name) => write!(f, "tap {name:?}"),
+            Self::Inherited(numbers) => {
+                let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
+                write!(f, "descriptor {}", numbers.join(":"))
+            }
+        }
+    }
 }
 
 impl Options<'_> {
     pub(super) fn net(&mut self, queues: Option<u16>) -> Result<Net, Error> {
-        if let Some(queues) = queues.filter(|queues| *queues != QUEUES) {
-            return Err(self.wrong(format!("queues={queues}: a network device has one pair, which is 2")));
+        if let Some(queues) = queues.filter(|queues| *queues > limits::MAX_NET_PAIRS) {
+            let most = limits::MAX_NET_PAIRS;
+            return Err(
+                self.wrong(format!("queues={queues}: a network device has at most {most} pairs of queues"))
+            );
         }
         let (tap, fd) = (self.text("tap"), self.text("fd"));
         let (mac, mtu) = (self.mac()?, self.mtu()?);
@@ -48,19 +70,43 @@ impl Options<'_> {
                 tap::check_name(name).map_err(|why| self.wrong(format!("tap={name}: {why}")))?;
                 Interface::Named(name.to_owned())
             }
-            (None, Some(number)) => Interface::Inherited(self.descriptor(number)?),
+            (None, Some(numbers)) => Interface::Inherited(self.descriptors(numbers, queues)?),
             (Some(_), Some(_)) => return Err(self.wrong("tap= and fd= both say which tap".to_owned())),
             (None, None) => {
                 return Err(self.wrong("none of tap=NAME, fd=N and socket=PATH is given".to_owned()));
             }
         };
-        Ok(Net { interface, mac, mtu, any_source })
+        let pairs = match &interface {
+            Interface::Named(_) => queues.unwrap_or(1),
+            Interface::Inherited(numbers) => u16::try_from(numbers.len()).unwrap_or(u16::MAX),
+        };
+        Ok(Net { interface, mac, mtu, any_source, pairs })
     }
 
-    fn descriptor(&self, text: &str) -> Result<RawFd, Error> {
-        match text.parse() {
-            Ok(number) if number > 2 => Ok(number),
-            _ => Err(self.wrong(format!("fd={text} is not the number of a descriptor, 3 or more"))),
+    /// As in `3` or `3:4:5`, as many as there are pairs of queues if the user said how many.
+    fn descriptors(&self, text: &str, queues: Option<u16>) -> Result<Vec<RawFd>, Error> {
+        let mut numbers = Vec::new();
+        for word in text.split(':') {
+            match word.parse() {
+                Ok(number) if number > 2 && !numbers.contains(&number) => numbers.push(number),
+                Ok(number) if number > 2 => {
+                    return Err(self.wrong(format!("fd={text} names {number} twice")));
+                }
+                _ => {
+                    let each = "one for each pair of queues with ':' between them";
+                    let what = format!("fd={text} is not the number of a descriptor, 3 or more, or {each}");
+                    return Err(self.wrong(what));
+                }
+            }
+        }
+        let most = usize::from(limits::MAX_NET_PAIRS);
+        match queues.map_or(numbers.len(), usize::from) {
+            wanted if wanted == numbers.len() && wanted <= most => Ok(numbers),
+            wanted => {
+                let found = numbers.len();
+                let wanted = wanted.min(most);
+                Err(self.wrong(format!("fd= names {found} descriptors for {wanted} pairs of queues")))
+            }
         }
     }
 
@@ -95,14 +141,17 @@ mod tests {
             other => panic!("{other:?}"),
         };
         let named = Interface::Named("tap0".to_owned());
-        let plain = Net { interface: named, mac: None, mtu: None, any_source: false };
+        let plain = Net { interface: named, mac: None, mtu: None, any_source: false, pairs: 1 };
         assert_eq!(net("net,tap=tap0"), plain);
         let mac = Some("52:54:00:12:34:56".parse().unwrap());
-        let full = Net { mac, mtu: Some(1400), any_source: true, ..plain.clone() };
+        let full = Net { mac, mtu: Some(1400), any_source: true, pairs: 2, ..plain.clone() };
         assert_eq!(net("net,tap=tap0,mac=52:54:00:12:34:56,mtu=1400,any-source=on,queues=2"), full);
-        assert_eq!(net("net,fd=3"), Net { interface: Interface::Inherited(3), ..plain });
+        assert_eq!(net("net,fd=3"), Net { interface: Interface::Inherited(vec![3]), ..plain.clone() });
+        let several = Net { interface: Interface::Inherited(vec![7, 3, 9]), pairs: 3, ..plain };
+        assert_eq!((net("net,fd=7:3:9"), net("net,fd=7:3:9,queues=3")), (several.clone(), several));
         let device = parsed("net,tap=tap0,queue-size=512,on-failure=restart,spare=on").unwrap();
-        assert_eq!((device.virtio_type, device.queues, device.queue_size, device.spare), (1, 2, 512, true));
+        assert_eq!((device.virtio_type, device.queues, device.queue_size, device.spare), (1, 3, 512, true));
+        assert_eq!(parsed("net,tap=tap0,queues=16").unwrap().queues, 33);
     }
 
     #[test]
@@ -119,7 +168,12 @@ mod tests {
             ("net,tap=tap0,mtu=67", "68 to 65521"),
             ("net,tap=tap0,mtu=65522", "68 to 65521"),
             ("net,tap=tap0,any-source=all", "neither on nor off"),
-            ("net,tap=tap0,queues=4", "one pair"),
+            ("net,tap=tap0,queues=17", "at most 16 pairs"),
+            ("net,tap=tap0,queues=0", "queues=0"),
+            ("net,fd=3:4:3", "3 twice"),
+            ("net,fd=3:", "3 or more"),
+            ("net,fd=3:4,queues=3", "2 descriptors for 3 pairs"),
+            ("net,fd=3:4:5:6:7:8:9:10:11:12:13:14:15:16:17:18:19", "17 descriptors for 16 pairs"),
             ("net,tpa=tap0", "did you mean 'tap'"),
             ("net,socket=/s,mac=52:54:00:12:34:56", "unknown option 'mac'"),
             ("net,tap=tap0,patience=3", "unknown option 'patience'"),

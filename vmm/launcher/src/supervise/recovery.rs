@@ -23,7 +23,7 @@ use protocol::Rates;
 use super::cause::Cause;
 use super::device_event::Tally;
 use super::second::Second;
-use crate::device::{Device, GiveUp, OnFailure};
+use crate::device::{BackEnd, Device, GiveUp, OnFailure};
 
 /// A process that served for so long does not count among deaths in a row.
 const SETTLED: Duration = Duration::from_secs(1);
@@ -38,6 +38,8 @@ const LONGEST_ABSENCE: Duration = Duration::from_secs(1);
 const RATES_SINCE: u8 = 4;
 /// That has words for ports of a console. An older program would serve its first one alone.
 const PORTS_SINCE: u8 = 5;
+/// The one that has words for several pairs of queues. An older program would serve one.
+const PAIRS_SINCE: u8 = 5;
 /// From the spawn until a program is ready.
 const START: Duration = Duration::from_secs(10);
 
@@ -125,7 +127,12 @@ enum Step {
 /// What the words are for that the user asked for something by.
 fn least_minor(device: &Device) -> u8 {
     let rates = if device.rates == Rates::default() { 0 } else { RATES_SINCE };
-    rates.max(if device.has_ports() { PORTS_SINCE } else { 0 })
+    let ports = if device.has_ports() { PORTS_SINCE } else { 0 };
+    let pairs = match &device.back_end {
+        BackEnd::Net(net) if net.pairs > 1 => PAIRS_SINCE,
+        _ => 0,
+    };
+    rates.max(ports).max(pairs)
 }
 
 /// What a death means.
