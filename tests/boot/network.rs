@@ -50,3 +50,28 @@ fn a_stock_driver_pings_and_moves_data_both_ways_with_offloads() -> Result<()> {
     }
     warnings::none_of_ours(&ended)
 }
+
+#[test]
+fn two_processors_of_a_stock_guest_use_two_pairs_of_queues() -> Result<()> {
+    if !is_inside() {
+        return again_inside("network::two_processors_of_a_stock_guest_use_two_pairs_of_queues");
+    }
+    let listener = Listener::new()?;
+    let device = "net,tap=made0,queues=2";
+    let running = Machine::new("network-pairs").option("cpus", "2").option("device", device).start()?;
+    within("the interface that vmm makes", || tap::is_there("made0").then_some(()))?;
+    ip("address add 10.9.0.1/24 dev made0")?;
+    assert_eq!(listener.accept()?.compare(|sent| sent >= BYTES)?, BYTES);
+    let ended = running.wait()?;
+    assert_eq!(ended.code(), Some(0), "{}", ended.everything());
+    assert_eq!((ended.said("pairs")?, ended.said("pings")?), ("2", "5 5 5 5"), "{}", ended.everything());
+    assert_eq!(ended.said("echo-ended")?, "0");
+    // CTRL_GUEST_OFFLOADS, CTRL_VQ, MQ.
+    let accepted = accepted(ended.said("features")?);
+    for bit in [2, 17, 22] {
+        assert!(accepted.contains(&bit), "{bit} of {accepted:?}");
+    }
+    // Ten answers came to those pings that the second processor sent.
+    assert!(number(&ended, "input.1")? > 0 && number(&ended, "input.0")? > 0, "{}", ended.everything());
+    warnings::none_of_ours(&ended)
+}
