@@ -97,9 +97,12 @@ fn net(mtu: Option<u16>) -> DeviceSetup {
 }
 
 fn pairs(pairs: u16) -> DeviceSetup {
-    let setup = net(None);
-    let DeviceOptions::Net(options) = setup.options else { panic!() };
-    DeviceSetup { options: DeviceOptions::Net(NetOptions { pairs, ..options }), ..setup }
+    let mut setup = net(None);
+    if let DeviceOptions::Net(options) = &mut setup.options {
+        options.pairs = pairs;
+    }
+    setup
+}
 }
 
 fn console(size: Option<(u16, u16)>, file_limit: Option<u64>) -> DeviceSetup {
