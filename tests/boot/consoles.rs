@@ -1,47 +1,17 @@
 //! A guest whose console is `hvc0`: its kernel speaks there, a shell answers there, and the program that serves it may die.
 
-use std::io::Write;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use system_tests::{Capture, Error, Machine, Result, Running, warnings, within};
+use system_tests::{Machine, Result, warnings, within};
+
+use crate::person::Person;
 
 /// How often the program is killed.
 const KILLS: usize = 5;
 /// Lines that the guest writes meanwhile.
 const LINES: usize = 400;
-
-/// Who sits at the console.
-struct Person {
-    typing: UnixStream,
-    screen: Capture,
-}
-
-impl Person {
-    fn at(listener: &UnixListener) -> std::io::Result<Self> {
-        let (typing, _) = listener.accept()?;
-        Ok(Self { screen: Capture::of(typing.try_clone()?), typing })
-    }
-
-    fn sees(&self, running: &Running, what: &str) -> Result<()> {
-        let found = self
-            .screen
-            .wait_for(std::time::Duration::from_secs(300), |text| text.contains(what).then_some(()));
-        found.ok_or_else(|| {
-            Error::Unexpected(format!(
-                "no {what:?} on hvc0:\n{}\n{}\n{}",
-                self.screen.text(),
-                running.console(),
-                running.log()
-            ))
-        })
-    }
-
-    fn types(&mut self, line: &str) {
-        self.typing.write_all(format!("{line}\n").as_bytes()).expect("the other end is open");
-    }
-}
 
 /// The rest of `text` after each of `parts`, in this order.
 fn in_order(mut text: &str, parts: impl Iterator<Item = String>) {

@@ -23,6 +23,8 @@ mod network;
 #[cfg(test)]
 mod persistent;
 #[cfg(test)]
+mod person;
+#[cfg(test)]
 mod ports;
 #[cfg(test)]
 mod resize;
@@ -30,5 +32,7 @@ mod resize;
 mod share;
 #[cfg(test)]
 mod sizes;
+#[cfg(test)]
+mod together;
 #[cfg(test)]
 mod vsock;

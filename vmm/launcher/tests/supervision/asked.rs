@@ -8,14 +8,15 @@ use crate::machine::{Machine, ctl};
 
 const DEVICE: i32 = 7;
 
-/// A machine whose disks are the stand-ins of these serials.
-fn machine(serials: &[&str]) -> Machine {
+/// A machine of a core that does so and disks that are the stand-ins of these serials, and what becomes of each that dies.
+fn machine(serials: &[&str], core: &str, on_failure: &str) -> Machine {
     let mut arguments = vec!["--control-socket=control".to_owned()];
-    let disk =
-        |serial: &&str| format!("--device=blk,path=disk.raw,readonly=on,serial={serial},on-failure=fail");
+    let disk = |serial: &&str| {
+        format!("--device=blk,path=disk.raw,readonly=on,serial={serial},on-failure={on_failure}")
+    };
     arguments.extend(serials.iter().map(disk));
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let mut machine = Machine::with("obey", &arguments);
+    let mut machine = Machine::with(core, &arguments);
     machine.wait_until_confined();
     machine
 }
@@ -39,7 +40,7 @@ fn ends_well(machine: Machine) {
 }
 
 pub fn a_setting_that_cannot_be_made_is_refused_with_its_reason() {
-    let mut machine = machine(&["", "older", "set-and-die"]);
+    let mut machine = machine(&["", "older", "set-and-die"], "obey", "fail");
     answers(&machine, &["balloon", "blk0", "1M"], 0, &["set: "]);
     answers(
         &machine,
@@ -62,18 +63,18 @@ pub fn a_setting_that_cannot_be_made_is_refused_with_its_reason() {
 }
 
 pub fn nothing_is_set_of_a_device_that_is_being_replaced() {
-    let mut machine = machine(&["second-waits"]);
+    let mut machine = machine(&[""], "never-choose", "restart");
     let path = machine.folder().join("control");
     let mut replacing = ctl(&path, &["replace-device", "blk0"]);
     let replacing = replacing.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("vmm runs");
-    machine.wait_for("blk0: process 2 of this device");
+    machine.wait_for("vmm-core: slot 1 has two to choose from");
     answers(&machine, &["balloon", "blk0", "1M"], DEVICE, &["blk0 is being replaced: try again"]);
     ends_well(machine);
     replacing.wait_with_output().expect("it has an answer or is hung up on");
 }
 
 pub fn what_a_guests_driver_says_is_shown_and_why_it_says_nothing() {
-    let mut machine = machine(&["", "older", "ask-in-vain", "ask-and-die"]);
+    let mut machine = machine(&["", "older", "ask-in-vain", "ask-and-die"], "obey", "fail");
     answers(
         &machine,
         &["balloon-stats", "blk0"],

@@ -70,33 +70,14 @@ fn device(control: &Channel) -> ExitCode {
             ready();
             return ExitCode::from(1);
         }
-        "counters-unasked" => {
+        act if act.ends_with("-unasked") => {
             ready();
-            say(FromDevice::Counters(Counters { entries: Vec::new() }));
-        }
-        "set-unasked" => {
-            ready();
-            say(FromDevice::Set(SetOutcome::set()));
-        }
-        "statistics-unasked" => {
-            ready();
-            say(FromDevice::Statistics(Statistics::Told(Vec::new())));
-        }
-        "second-waits" => {
-            say(FromDevice::Keeps);
-            let number = count_in_keep(control);
-            eprintln!("process {number} of this device");
-            if number > 1 {
-                // Until the launcher hangs up, or kills it.
-                while let Ok(Some(_)) = control.receive::<ToDevice>(Phase::HandOver) {}
-                return ExitCode::SUCCESS;
-            }
-            ready();
+            say(unasked(act));
         }
         "keep" => {
             assert!(setup.keep, "the launcher has a keep for every device");
             say(FromDevice::Keeps);
-            eprintln!("process {} of this device", count_in_keep(control));
+            count_in_keep(control);
             ready();
         }
         "keep-twice" => (0..2).for_each(|_| say(FromDevice::Keeps)),
@@ -121,6 +102,15 @@ fn device(control: &Channel) -> ExitCode {
         _ => ready(),
     }
     obey(control, &blk.serial)
+}
+
+/// An answer to what nobody asked.
+fn unasked(act: &str) -> FromDevice {
+    match act {
+        "set-unasked" => FromDevice::Set(SetOutcome::set()),
+        "statistics-unasked" => FromDevice::Statistics(Statistics::Told(Vec::new())),
+        _ => FromDevice::Counters(Counters { entries: Vec::new() }),
+    }
 }
 
 /// Answers what it is asked, until it is told to stop.
@@ -208,6 +198,7 @@ fn count_in_keep(control: &Channel) -> u8 {
     keep.rewind().expect("its start");
     keep.write_all(&count).expect("a page");
     let [count] = count;
+    eprintln!("process {count} of this device");
     count
 }
 
@@ -275,8 +266,14 @@ fn core(control: Channel) -> ExitCode {
 /// The guest obeys its power button or not. Successors of devices are taken, or the first few are not.
 fn front_ends(control: &Channel, sockets: Vec<Option<OwnedFd>>, act: &str) -> bool {
     let refused = if act == "refuse-twice" { 2 } else { 0 };
-    let mut front_ends =
-        FrontEnds { control, sockets, refused, lost: Vec::new(), choosy: act == "refuse-replacements" };
+    let mut front_ends = FrontEnds {
+        control,
+        sockets,
+        refused,
+        lost: Vec::new(),
+        choosy: act == "refuse-replacements",
+        undecided: act == "never-choose",
+    };
     if act == "say-that-it-hangs" {
         signal().wait().expect("the signal");
         front_ends.give_up(1, DeviceLost { hung: true, ..DeviceLost::new(1, "it stands still") });
@@ -307,6 +304,8 @@ struct FrontEnds<'a> {
     lost: Vec<OwnedFd>,
     /// Whether replacements are refused.
     choosy: bool,
+    /// Whether it never says which of two it has.
+    undecided: bool,
 }
 
 impl FrontEnds<'_> {
@@ -356,6 +355,10 @@ impl FrontEnds<'_> {
                 } else {
                     self.say(FromCore::Reconnected(Reconnected { slot }));
                 }
+            }
+            ToCore::Replace(Replace { slot }) if self.undecided => {
+                self.lost.extend(fds);
+                eprintln!("slot {slot} has two to choose from");
             }
             ToCore::Replace(Replace { slot }) => {
                 let place = self.sockets.get_mut(usize::from(slot).saturating_sub(1)).expect("a device");

@@ -1,0 +1,40 @@
+//! Somebody at a console that is a socket.
+
+use std::io::Write;
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use system_tests::{Capture, Error, Result, Running};
+
+/// Who sits at the console.
+pub struct Person {
+    typing: UnixStream,
+    pub screen: Capture,
+}
+
+impl Person {
+    /// Who connects to `listener` is the console.
+    pub fn at(listener: &UnixListener) -> std::io::Result<Self> {
+        let (typing, _) = listener.accept()?;
+        Ok(Self { screen: Capture::of(typing.try_clone()?), typing })
+    }
+
+    /// Waits until it has been written to the console.
+    pub fn sees(&self, running: &Running, what: &str) -> Result<()> {
+        let found = self
+            .screen
+            .wait_for(std::time::Duration::from_secs(300), |text| text.contains(what).then_some(()));
+        found.ok_or_else(|| {
+            Error::Unexpected(format!(
+                "no {what:?} on hvc0:\n{}\n{}\n{}",
+                self.screen.text(),
+                running.console(),
+                running.log()
+            ))
+        })
+    }
+
+    /// Types a line.
+    pub fn types(&mut self, line: &str) {
+        self.typing.write_all(format!("{line}\n").as_bytes()).expect("the other end is open");
+    }
+}
