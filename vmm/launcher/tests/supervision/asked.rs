@@ -57,7 +57,7 @@ pub fn a_setting_that_cannot_be_made_is_refused_with_its_reason() {
     ];
     answers(&machine, &["balloon", "blk1", "1M"], DEVICE, &old);
     answers(&machine, &["balloon", "blk2", "1M"], DEVICE, &["ended before it answered"]);
-    machine.wait_for("vmm: device blk2 died: ");
+    machine.wait_for("vmm: device blk2 has failed: ");
     answers(&machine, &["balloon", "blk2", "1M"], DEVICE, &["no program of vmm serves blk2 now"]);
     ends_well(machine);
 }
@@ -86,7 +86,7 @@ pub fn what_a_guests_driver_says_is_shown_and_why_it_says_nothing() {
     answers(&machine, &["balloon-stats", "blk1"], DEVICE, &old);
     answers(&machine, &["balloon-stats", "blk2"], DEVICE, &["vmm: there is nobody to ask"]);
     answers(&machine, &["balloon-stats", "blk3"], DEVICE, &["ended before the guest's driver answered"]);
-    machine.wait_for("vmm: device blk3 died: ");
+    machine.wait_for("vmm: device blk3 has failed: ");
     answers(&machine, &["balloon-stats", "blk3"], DEVICE, &["no program of vmm serves blk3 now"]);
     answers(&machine, &["balloon-stats", "blk0"], 0, &["free: 300M\n"]);
     ends_well(machine);
