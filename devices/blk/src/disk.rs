@@ -32,7 +32,7 @@ impl Disk {
     /// Checks `fd` and takes it.
     ///
     /// # Errors
-    /// See [`Geometry::of`].
+    /// See `Geometry::of`.
     pub fn new(fd: OwnedFd, direct: bool) -> Result<Self, Error> {
         let geometry = Geometry::of(&fd, direct)?;
         Ok(Self { fd, geometry, direct, writes: RwLock::new(()), look: Mutex::new(AlignedBuffer::new()) })
