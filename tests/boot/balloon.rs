@@ -8,15 +8,15 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use system_tests::{Ended, Machine, Result, Running, children, program, warnings, within};
 
-pub const MEBIBYTE: u64 = 1 << 20;
+const MEBIBYTE: u64 = 1 << 20;
 /// What the guest's job writes to once, and what it is then asked to give.
 const FILLED: u64 = 300 * MEBIBYTE;
 const WANTED: u64 = 256 * MEBIBYTE;
 /// What else goes on in a guest.
-pub const SLACK: u64 = 24 * MEBIBYTE;
+const SLACK: u64 = 24 * MEBIBYTE;
 
 /// How much of the host the guest's memory takes: what its memfd holds, which each process of a device that is driven has.
-pub fn held(running: &Running) -> u64 {
+fn held(running: &Running) -> u64 {
     let descriptors = children(running.pid()).into_iter().flat_map(|process| {
         std::fs::read_dir(format!("/proc/{}/fd", process.pid)).into_iter().flatten().flatten()
     });
@@ -34,8 +34,7 @@ fn ctl(socket: &Path, words: &[&str]) -> Result<Ended> {
     Running::start(command)?.wait()
 }
 
-/// Says how much the guest is to give.
-pub fn set(socket: &Path, size: &str) -> Result<()> {
+fn set(socket: &Path, size: &str) -> Result<()> {
     let ended = ctl(socket, &["balloon", "balloon0", size])?;
     assert_eq!(ended.code(), Some(0), "{}", ended.everything());
     Ok(())

@@ -33,6 +33,4 @@ mod share;
 #[cfg(test)]
 mod sizes;
 #[cfg(test)]
-mod together;
-#[cfg(test)]
 mod vsock;

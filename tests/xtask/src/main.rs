@@ -36,8 +36,7 @@ enum Chore {
     /// confinement, devices, boot, recovery.
     ///
     /// VMM_KILLS=N in the environment says how many deaths of devices the group `recovery` makes each of two guests
-    /// survive, and VMM_SEED=N makes the choices of an earlier run again. VMM_MEBIBYTES=N says how much the guest
-    /// that uses all devices at once moves over its network, each way.
+    /// survive, and VMM_SEED=N makes the choices of an earlier run again.
     Test {
         /// Groups to run; all if none is named.
         groups: Vec<String>,
