@@ -139,6 +139,7 @@ fn terminal_code(name: &str) -> Option<u64> {
 fn tap_code(name: &str) -> Option<u64> {
     Some(match name {
         "TUNSETOFFLOAD" => ioc(1, u64::from(b'T'), 208, 4),
+        "TUNSETQUEUE" => ioc(1, u64::from(b'T'), 217, 4),
         "TUNGETVNETHDRSZ" => ioc(2, u64::from(b'T'), 215, 4),
         _ => return None,
     })

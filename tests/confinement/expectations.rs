@@ -53,8 +53,8 @@ pub const KERNEL_THREAD: &str = "kvm-nx-lpage-re";
 pub const LAUNCHER: Expectation = Expectation {
     threads: &["vmm"],
     filters: 1,
-    // SIGHUP, SIGINT, SIGQUIT, SIGUSR1 and SIGTERM come by its signalfd.
-    signals: [1 | 1 << 1 | 1 << 2 | 1 << 9 | 1 << 14, 1 << 12, 0],
+    // SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGTERM and SIGWINCH come by its signalfd.
+    signals: [1 | 1 << 1 | 1 << 2 | 1 << 9 | 1 << 14 | 1 << 27, 1 << 12, 0],
     apart: false,
     // Standard input, output and error as the test gives them.
     placed: &[(0, "pipe"), (1, "pipe"), (2, "pipe")],
@@ -145,7 +145,7 @@ pub const DEVICE_BALLOON: Expectation = Expectation {
         ("/memfd:inflight (deleted)", 2),
         ("/memfd:keep (deleted)", 1),
         // To wake each queue's thread.
-        ("anon_inode:[eventfd]", 5),
+        ("anon_inode:[eventfd]", 7),
         // The vhost-user socket, and the channel on which it says that its configuration changed.
         ("socket", 2),
     ],
