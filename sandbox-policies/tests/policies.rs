@@ -121,6 +121,7 @@ fn ioctl_code(name: &str) -> Option<u64> {
 /// Those of asm-generic/ioctls.h, most of which are older than the scheme.
 fn terminal_code(name: &str) -> Option<u64> {
     Some(match name {
+        "TIOCGWINSZ" => libc::TIOCGWINSZ,
         "TCGETS" => libc::TCGETS,
         "TCSETS" => libc::TCSETS,
         "TCSETSW" => libc::TCSETSW,
