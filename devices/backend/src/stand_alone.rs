@@ -9,7 +9,6 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -24,6 +23,7 @@ use protocol::{Channel, DeviceSetup, FromDevice, Phase, ToDevice, Violation};
 use sandbox_policies::Directory;
 use sandbox_policies::spawn::{Child, Ended, Identity, Plan, spawn};
 
+use crate::listening::listen;
 use crate::memory::Unsealed;
 use crate::program::{OpenDirectory, Options};
 use crate::{DeviceProgram, Error, log, process};
@@ -110,18 +110,6 @@ fn connect(path: &Path, signals: &SignalFd) -> Result<Option<OwnedFd>, Error> {
     // One front end is served: nobody else shall find the socket.
     let _ = std::fs::remove_file(path);
     accepted
-}
-
-fn listen(path: &Path) -> Result<UnixListener, Error> {
-    // A socket that nobody listens on is left from a crash; anything else is not ours to remove.
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|entry| entry.file_type().is_socket());
-    if is_socket
-        && UnixStream::connect(path).is_err_and(|e| e.raw_os_error() == Some(Errno::ECONNREFUSED as i32))
-    {
-        let _ = std::fs::remove_file(path);
-    }
-    UnixListener::bind(path)
-        .map_err(|error| Error::Resource(format!("cannot listen at {}: {error}", path.display())))
 }
 
 fn accept(listener: &UnixListener, signals: &SignalFd) -> Result<Option<OwnedFd>, Error> {

@@ -1,18 +1,17 @@
 //! Opening what a console is connected to, for a program that was started by hand: so that nothing blocks, as an open
 //! file description that no other process has.
 
-use std::fs::{OpenOptions, metadata, symlink_metadata};
+use std::fs::{OpenOptions, metadata};
 use std::io;
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use device_backend::{Error, log_line};
+use device_backend::{Error, listen_for_user, log_line};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::pty::openpty;
-use nix::sys::stat::{Mode, umask};
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::ttyname;
 
@@ -41,8 +40,7 @@ pub fn open(place: &Place) -> Result<OwnedFd, Error> {
             pty().map_err(|errno| Error::Resource(format!("cannot make a pseudoterminal: {}", errno.desc())))
         }
         Place::Connect(path) => connect(path).map_err(|error| failed(path, &error.to_string())),
-        Place::Listen(path) => listen(path)
-            .map_err(|error| Error::Resource(format!("cannot listen at {}: {error}", path.display()))),
+        Place::Listen(path) => listen_for_user(path).map(OwnedFd::from),
     }
 }
 
@@ -91,28 +89,14 @@ fn connect(path: &Path) -> io::Result<OwnedFd> {
     Ok(stream.into())
 }
 
-/// For the user alone.
-fn listen(path: &Path) -> io::Result<OwnedFd> {
-    // A socket that nobody listens on is left from before; anything else is not ours to remove.
-    let is_socket = symlink_metadata(path).is_ok_and(|entry| entry.file_type().is_socket());
-    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-    if is_socket && UnixStream::connect(path).is_err_and(refused) {
-        std::fs::remove_file(path)?;
-    }
-    let before = umask(Mode::from_bits_truncate(0o177));
-    let listener = UnixListener::bind(path);
-    umask(before);
-    let listener = listener?;
-    listener.set_nonblocking(true)?;
-    Ok(listener.into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::fs::File;
     use std::io::{Read, Write};
     use std::os::unix::fs::PermissionsExt;
+
+    use nix::sys::stat::Mode;
 
     fn refused(place: &Place) -> String {
         open(place).unwrap_err().to_string()

@@ -21,7 +21,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use device_backend::{Capabilities, DeviceProgram, Error, OpenDirectory};
+use device_backend::{Capabilities, DeviceProgram, Error, OpenDirectory, listen_for_user};
 use lexopt::{Parser, ValueExt};
 use protocol::{DeviceOptions, VsockOptions};
 
@@ -74,7 +74,7 @@ impl DeviceProgram for DeviceVsock {
         let cid = arguments.cid.ok_or_else(|| Error::Usage("which guest? Give --cid=N".to_owned()))?;
         let options = VsockOptions { cid, name: open::name(path)? };
         options.check().map_err(|error| Error::Usage(error.to_string()))?;
-        Ok((DeviceOptions::Vsock(options), open::listen(path)?))
+        Ok((DeviceOptions::Vsock(options), listen_for_user(path)?.into()))
     }
 
     fn device(options: DeviceOptions, resource: OwnedFd) -> Result<Vsock, Error> {
