@@ -376,10 +376,7 @@ impl<'a> Options<'a> {
             discard: self.switch("discard", true)?,
         };
         let lock = self.switch("lock", true)?;
-        self.known.extend(["on-failure", "give-up", "spare"]);
-        self.known.extend(rates::KEYS);
-        // A slip in the name of an option is the likelier cause, and says more.
-        self.nothing_else()?;
+        self.nothing_misspelt(true)?;
         let path = path.ok_or_else(|| self.wrong("neither path=FILE nor socket=PATH is given".to_owned()))?;
         Ok(Blk { path: PathBuf::from(path), lock, options })
     }
@@ -389,6 +386,16 @@ impl<'a> Options<'a> {
             return Err(self.wrong(format!("queues={queues}: a virtio-rng has one queue")));
         }
         Ok(PathBuf::from(self.text("path").unwrap_or(GENERATOR)))
+    }
+
+    /// A slip in the name of an option is the likelier cause of what else is wrong, and says more. Beside what was asked for
+    /// so far there are the options of every program of ours, and those of its limits if it can be limited.
+    fn nothing_misspelt(&mut self, can_be_limited: bool) -> Result<(), Error> {
+        self.known.extend(["on-failure", "give-up", "spare"]);
+        if can_be_limited {
+            self.known.extend(rates::KEYS);
+        }
+        self.nothing_else()
     }
 
     fn nothing_else(&self) -> Result<(), Error> {

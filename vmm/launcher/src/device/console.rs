@@ -74,9 +74,7 @@ impl Options<'_> {
             Some("off") => None,
             Some(text) => Some(self.limit(text)?),
         };
-        self.known.extend(["on-failure", "give-up", "spare"]);
-        // A slip in the name of an option is the likelier cause, and says more.
-        self.nothing_else()?;
+        self.nothing_misspelt(true)?;
         let said =
             [file.map(Place::Path), pty, stdio, connect.map(Place::Connect), listen.map(Place::Listen)];
         let mut said = said.into_iter().flatten();

@@ -27,10 +27,7 @@ impl Options<'_> {
     pub(super) fn fs(&mut self, queues: Option<u16>) -> Result<Fs, Error> {
         let (path, tag) = (self.text("path").filter(|path| !path.is_empty()), self.text("tag"));
         let readonly = self.switch("readonly", false)?;
-        self.known.extend(["on-failure", "give-up", "spare"]);
-        self.known.extend(super::rates::KEYS);
-        // A slip in the name of an option is the likelier cause, and says more.
-        self.nothing_else()?;
+        self.nothing_misspelt(true)?;
         let path =
             path.ok_or_else(|| self.wrong("neither path=DIRECTORY nor socket=PATH is given".to_owned()))?;
         let tag =

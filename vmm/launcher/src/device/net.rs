@@ -62,9 +62,7 @@ impl Options<'_> {
         let (tap, fd) = (self.text("tap"), self.text("fd"));
         let (mac, mtu) = (self.mac()?, self.mtu()?);
         let any_source = self.switch("any-source", false)?;
-        self.known.extend(["on-failure", "give-up", "spare"]);
-        // A slip in the name of an option is the likelier cause, and says more.
-        self.nothing_else()?;
+        self.nothing_misspelt(true)?;
         let interface = match (tap, fd) {
             (Some(name), None) => {
                 tap::check_name(name).map_err(|why| self.wrong(format!("tap={name}: {why}")))?;

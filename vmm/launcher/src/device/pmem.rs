@@ -37,10 +37,7 @@ impl Options<'_> {
         let path = self.text("path").filter(|path| !path.is_empty());
         let size = self.text("size").map(|text| self.memory_size(text)).transpose()?;
         let (readonly, lock) = (self.switch("readonly", false)?, self.switch("lock", true)?);
-        self.known.extend(["on-failure", "give-up", "spare"]);
-        self.known.extend(super::rates::KEYS);
-        // A slip in the name of an option is the likelier cause, and says more.
-        self.nothing_else()?;
+        self.nothing_misspelt(true)?;
         let path = path.ok_or_else(|| self.wrong("path=FILE is not given".to_owned()))?;
         Ok(Pmem { path: PathBuf::from(path), size, readonly, lock })
     }

@@ -69,4 +69,18 @@ mod tests {
         assert!(refused("rng,operations-burst=1").contains("goes with operations="));
         assert!(refused("rng,socket=/s,operations=1").contains("unknown option 'operations'"));
     }
+
+    #[test]
+    fn each_device_that_can_be_limited_takes_limits() {
+        for word in ["blk,path=d", "net,tap=t", "rng", "console,pty=on", "pmem,path=p", "fs,path=d,tag=t"] {
+            let limited = parsed(&format!("{word},operations=5,bandwidth=1M")).unwrap().rates;
+            assert!(limited.operations.is_some() && limited.bandwidth.is_some(), "{word}");
+        }
+        for word in ["balloon", "vsock,path=a,cid=3"] {
+            assert!(
+                refused(&format!("{word},operations=5")).contains("unknown option 'operations'"),
+                "{word}"
+            );
+        }
+    }
 }

@@ -44,9 +44,7 @@ impl Options<'_> {
             return Err(self.wrong(format!("queues={queues}: a virtio-vsock has three queues")));
         }
         let (path, cid) = (self.text("path").filter(|path| !path.is_empty()), self.text("cid"));
-        self.known.extend(["on-failure", "give-up", "spare"]);
-        // A slip in the name of an option is the likelier cause, and says more.
-        self.nothing_else()?;
+        self.nothing_misspelt(false)?;
         let path =
             path.ok_or_else(|| self.wrong("neither path=SOCKET nor socket=PATH is given".to_owned()))?;
         let cid = cid.ok_or_else(|| self.wrong("cid=N, the guest's number, is not given".to_owned()))?;
