@@ -112,10 +112,10 @@ impl Supervisor {
 
     /// That a device's program does not know of something that was asked of it, as it would have skipped it in its set-up.
     fn too_old(&self, index: usize) -> Option<Verdict> {
-        let least = self.devices.iter().find(|device| device.has(index))?.least_minor;
+        let words = self.devices.iter().find(|device| device.has(index))?.words?;
         let process = self.processes.all.get(index)?;
         let minor = process.control.as_ref()?.peer_minor();
-        (minor < least).then(|| verdict::of_old_program(&process.name, minor, least))
+        (minor < words.since).then(|| verdict::of_old_program(&process.name, minor, words))
     }
 
     /// A device's program has state that outlives it: it gets what its predecessors have left, once.

@@ -34,12 +34,20 @@ const DELAY: Duration = Duration::from_millis(10);
 const LONGEST_DELAY: Duration = Duration::from_secs(2);
 /// The longest that somebody who listens again may have to wait for us.
 const LONGEST_ABSENCE: Duration = Duration::from_secs(1);
-/// The minor version of the protocol that has words for limits. An older program would not know that there are any.
-const RATES_SINCE: u8 = 4;
-/// That has words for ports of a console. An older program would serve its first one alone.
-const PORTS_SINCE: u8 = 5;
-/// The one that has words for several pairs of queues. An older program would serve one.
-const PAIRS_SINCE: u8 = 5;
+/// What the user can ask of a device that an older program would skip in its set-up and serve without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Words {
+    /// The first minor version of the protocol that has words for it.
+    pub since: u8,
+    /// What it is, in the plural.
+    pub what: &'static str,
+    /// The options to leave out.
+    pub options: &'static str,
+}
+
+const RATES: Words = Words { since: 4, what: "limits", options: "bandwidth= and operations=" };
+const PORTS: Words = Words { since: 5, what: "ports with names", options: "port.NAME=" };
+const PAIRS: Words = Words { since: 5, what: "several pairs of queues", options: "queues=" };
 /// From the spawn until a program is ready.
 const START: Duration = Duration::from_secs(10);
 
@@ -56,8 +64,8 @@ pub struct Recovery {
     number: Option<u8>,
     /// What its process executes, if not what it was started with.
     pub program: Option<OwnedFd>,
-    /// The minor version of the protocol that its program has to know for what was asked of the device.
-    pub least_minor: u8,
+    /// The newest of the words that its program has to know for what was asked of the device.
+    pub words: Option<Words>,
     /// Whether it has the terminal on standard input.
     pub on_terminal: bool,
     /// Where its processes keep what outlives them, if they are ours.
@@ -124,15 +132,11 @@ enum Step {
     Over,
 }
 
-/// What the words are for that the user asked for something by.
-fn least_minor(device: &Device) -> u8 {
-    let rates = if device.rates == Rates::default() { 0 } else { RATES_SINCE };
-    let ports = if device.has_ports() { PORTS_SINCE } else { 0 };
-    let pairs = match &device.back_end {
-        BackEnd::Net(net) if net.pairs > 1 => PAIRS_SINCE,
-        _ => 0,
-    };
-    rates.max(ports).max(pairs)
+/// The newest words for what the user asked of the device.
+fn words(device: &Device) -> Option<Words> {
+    let has_pairs = matches!(&device.back_end, BackEnd::Net(net) if net.pairs > 1);
+    let asked = [(device.rates != Rates::default(), RATES), (device.has_ports(), PORTS), (has_pairs, PAIRS)];
+    asked.into_iter().filter(|(asked, _)| *asked).map(|(_, words)| words).max_by_key(|words| words.since)
 }
 
 /// What a death means.
@@ -178,7 +182,7 @@ impl Recovery {
             process,
             number: process.and_then(|process| u8::try_from(process).ok()),
             program: None,
-            least_minor: least_minor(device),
+            words: words(device),
             on_terminal: device.is_on_stdio(),
             keep: None,
             second: None,

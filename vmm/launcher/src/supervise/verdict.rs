@@ -4,6 +4,7 @@ use protocol::{DeviceLost, Exit, Failure, FailureKind};
 use sandbox_policies::Program;
 
 use super::cause::End;
+use super::recovery::Words;
 use super::system_call;
 use crate::error::{Error, code_of_failure};
 use crate::exit_code::Code;
@@ -98,10 +99,11 @@ pub fn of_violation(name: &str, program: Program, what: &str) -> Verdict {
 }
 
 /// A program is of a version that has no words for what its device is to do.
-pub fn of_old_program(name: &str, minor: u8, least: u8) -> Verdict {
+pub fn of_old_program(name: &str, minor: u8, words: Words) -> Verdict {
+    let Words { since, what, options } = words;
     let text = format!(
-        "{name}: its program speaks version 1.{minor} of the hand-over, and limits need 1.{least}: give it a newer \
-         program, or no bandwidth= and operations="
+        "{name}: its program speaks version 1.{minor} of the hand-over, and {what} need 1.{since}: give it a newer \
+         program, or no {options}"
     );
     Verdict::certain(Code::Device, text)
 }

@@ -335,3 +335,22 @@ fn a_spare_takes_over_at_once_but_not_twice_in_a_row() {
     disk.renounce_spare();
     assert!(!disk.wants_spare());
 }
+
+/// A program is refused for what it would skip, and the user is told what that is and how to do without.
+#[test]
+fn what_an_older_program_does_not_know_of_is_named() {
+    for (word, since, what) in [
+        ("blk,path=d", None, ""),
+        ("net,tap=t,queues=1", None, ""),
+        ("blk,path=d,bandwidth=1M", Some(4), "limits need 1.4"),
+        ("net,tap=t,queues=2", Some(5), "several pairs of queues need 1.5"),
+        ("net,tap=t,queues=2,bandwidth=1M", Some(5), "or no queues="),
+        ("console,pty=on,port.log=path:l", Some(5), "ports with names need 1.5"),
+    ] {
+        let devices = crate::device::devices(&[word.parse().unwrap()]).unwrap();
+        let words = words(&devices[0]);
+        assert_eq!(words.map(|words| words.since), since, "{word}");
+        let said = words.and_then(|words| super::super::verdict::of_old_program("d", 3, words).text);
+        assert!(said.unwrap_or_default().contains(what), "{word}");
+    }
+}
