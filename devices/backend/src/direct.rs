@@ -14,7 +14,6 @@ use vm_memory::GuestAddress;
 use crate::counters::QueueCounters;
 use crate::memory::{MemoryTable, Unsealed};
 use crate::pace::Lane;
-
 use crate::ring::{Events, Layout, Progress, Ring};
 use crate::session::VIRTIO_F_EVENT_IDX;
 use crate::worker::{Either, whom};

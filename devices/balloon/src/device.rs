@@ -12,11 +12,10 @@
 //! What the guest's memory is used for is asked of the driver when the user asks, and then only: it has one buffer with the
 //! answer to the question before, which is held here until then.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
-
-use std::os::fd::BorrowedFd;
 
 use device_backend::{
     Device, Error, GiveBackError, GuestPages, Handler, Holder, Inquiry, Kept, NOTHING_TO_SET, Reader,

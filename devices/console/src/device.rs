@@ -4,7 +4,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use device_backend::{Device, Error, Keeper, Kept, Service};
+use device_backend::{Device, Error, Keeper, Kept, NOTHING_TO_SET, Service};
 use protocol::{ConsoleOptions, ConsoleSize, Setting};
 
 use crate::control::{Hearing, Shared, Telling};
@@ -92,7 +92,7 @@ impl Device for Console {
                 self.shared.resize(size);
                 Ok(false)
             }
-            _ => Err("a console has nothing of the kind to be set while it runs".to_owned()),
+            _ => Err(NOTHING_TO_SET.to_owned()),
         }
     }
 

@@ -17,10 +17,10 @@ const REPLACED: u16 = 0x0802;
 const FAILED: u16 = 0x0803;
 const DONE: u16 = 0x0804;
 const TOLD: u16 = 0x0805;
+const RUNNING: u16 = 0x0806;
 
 /// Optional field of `Devices`: balloon, of each device that has one.
 const BALLOONS: u16 = 1;
-const RUNNING: u16 = 0x0806;
 
 /// What a client asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
