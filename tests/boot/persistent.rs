@@ -1,6 +1,6 @@
 //! A guest with persistent memory, seen from both sides.
 
-use system_tests::{Disk, Machine, Result};
+use system_tests::{Disk, Machine, Result, warnings};
 
 /// Of each writer, and how many there are.
 const ROUNDS: usize = 50;
@@ -40,5 +40,5 @@ fn a_stock_driver_writes_under_storms_of_flushes_and_reads_what_is_shared() -> R
     assert_ne!(ended.said("pmem1-flushed")?, "0", "a write that goes nowhere was not told");
     assert_eq!(ended.said("pmem1-still")?, "sixteen letters.");
     assert_eq!(shared.content()?, before);
-    Ok(())
+    warnings::none_of_ours(&ended)
 }
