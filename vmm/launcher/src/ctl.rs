@@ -143,7 +143,10 @@ pub fn run(line: &ControlLine) -> Result<String, Error> {
         FromLauncher::Replaced(replaced) => {
             Ok(format!("replaced: pid {} took over within {} ms\n", replaced.pid, replaced.within_ms))
         }
-        FromLauncher::Set => Ok("set: the guest is told, and does it in its own time\n".to_owned()),
+        FromLauncher::Set if matches!(line.command, Command::Balloon { .. }) => {
+            Ok("set: the guest is told, and does it in its own time\n".to_owned())
+        }
+        FromLauncher::Set => Ok("set: the guest is told\n".to_owned()),
         FromLauncher::Statistics(told) => Ok(balloon_statistics::lines(&told)),
         FromLauncher::Processes(_) => Err(unexpected()),
         FromLauncher::Failed(failure) => Err(Error::Control(failure.text)),
