@@ -1,24 +1,17 @@
 //! `device-console`: a virtio console (virtio 1.2, §5.3) on a terminal, a pseudoterminal, a file, a pipe or a Unix socket
 //! of the host.
 
-mod control;
-mod device;
-mod host;
 mod open;
-mod output;
-mod port;
-mod ports;
-mod wire;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
 use device_backend::{Capabilities, DeviceProgram, Error};
+use device_console::Console;
 use lexopt::{Parser, ValueExt};
 use protocol::{ConsoleOptions, ConsolePort, ConsoleSize, DeviceOptions, limits};
 
-use device::Console;
 use open::Place;
 
 fn main() -> ExitCode {

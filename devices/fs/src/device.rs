@@ -26,8 +26,22 @@ impl Fs {
     /// # Errors
     /// [`Error::Resource`]: it cannot be used.
     pub fn new(options: FsOptions) -> Result<Self, Error> {
+        let host = Host::new(options.readonly);
+        Self::on(host, options)
+    }
+
+    /// Serves `directory` in a process that has another root.
+    ///
+    /// # Errors
+    /// [`Error::Resource`]: it cannot be used.
+    #[cfg(feature = "fuzzing")]
+    pub fn at(directory: File, options: FsOptions) -> Result<Self, Error> {
+        Self::on(Host::at(directory, options.readonly), options)
+    }
+
+    fn on(host: Result<Host, String>, options: FsOptions) -> Result<Self, Error> {
         let wrong = |what: &str| Error::Resource(format!("the directory cannot be used: {what}"));
-        let host = Host::new(options.readonly).map_err(|what| wrong(&what))?;
+        let host = host.map_err(|what| wrong(&what))?;
         let server = Server::new(host).map_err(|errno| wrong(errno.desc()))?;
         Ok(Self { server: Arc::new(server), options })
     }

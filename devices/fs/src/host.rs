@@ -69,7 +69,15 @@ impl Host {
     /// It cannot be opened, or can be written where it should not.
     pub fn new(readonly: bool) -> Result<Self, String> {
         let root = File::options().read(true).custom_flags(WALK.bits()).open("/");
-        let root = root.map_err(|error| error.to_string())?;
+        Self::at(root.map_err(|error| error.to_string())?, readonly)
+    }
+
+    /// The directory that is open in `root`. Where it is not the root of this process, nothing but `openat2` keeps names
+    /// in it.
+    ///
+    /// # Errors
+    /// It can be written where it should not.
+    pub fn at(root: File, readonly: bool) -> Result<Self, String> {
         let mount = fstatvfs(&root).map_err(|errno| errno.desc().to_owned())?;
         if readonly && !mount.flags().contains(FsFlags::ST_RDONLY) {
             return Err("it was to be read-only and is not".to_owned());

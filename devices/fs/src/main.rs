@@ -2,24 +2,15 @@
 //!
 //! The directory is this process's root, put there by whoever spawned it; it is handed no descriptor of it.
 
-mod device;
-mod handles;
-mod host;
-mod nodes;
-mod request;
-mod server;
-mod wire;
-
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use device_backend::{Capabilities, DeviceProgram, Error, OpenDirectory};
+use device_fs::Fs;
 use lexopt::{Parser, ValueExt};
 use protocol::{DeviceOptions, FsOptions};
-
-use device::Fs;
 
 fn main() -> ExitCode {
     device_backend::run::<DeviceFs>()

@@ -1,21 +1,12 @@
 //! `device-net`: a virtio network device (virtio 1.2, §5.1) on a tap interface of the host.
 
-mod choices;
-mod control;
-mod device;
-mod frame;
-mod tap;
-mod wire;
-
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 
 use device_backend::{Capabilities, DeviceProgram, Error};
+use device_net::{Net, Tap};
 use lexopt::{Parser, ValueExt};
 use protocol::{DeviceOptions, MacAddress, NetOptions, limits};
-
-use device::Net;
-use tap::Tap;
 
 fn main() -> ExitCode {
     device_backend::run::<DeviceNet>()

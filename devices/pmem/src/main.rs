@@ -1,9 +1,6 @@
 //! `device-pmem`: the flushes of a virtio persistent memory device (virtio 1.2, §5.19). The memory, a file, is mapped by the
 //! front end; this program makes what was written to it durable, and does nothing else.
 
-mod device;
-mod wire;
-
 use std::fs::{File, OpenOptions, metadata};
 use std::io::{Seek, SeekFrom};
 use std::os::fd::OwnedFd;
@@ -12,11 +9,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use device_backend::{Capabilities, DeviceProgram, Error};
+use device_pmem::{Pmem, check};
 use lexopt::{Parser, ValueExt};
 use nix::fcntl::OFlag;
 use protocol::{DeviceOptions, MemoryRegion, PmemOptions, limits};
-
-use device::Pmem;
 
 fn main() -> ExitCode {
     device_backend::run::<DevicePmem>()
@@ -64,7 +60,7 @@ impl DeviceProgram for DevicePmem {
         let wrong = |what: String| Error::Resource(format!("cannot use {}: {what}", path.display()));
         let io = |error: std::io::Error| wrong(error.to_string());
         // Before it is opened: opening a pipe would wait for its other end.
-        device::check(metadata(&path).map_err(io)?.file_type()).map_err(|what| wrong(what.to_owned()))?;
+        check(metadata(&path).map_err(io)?.file_type()).map_err(|what| wrong(what.to_owned()))?;
         // For reading: a file can be flushed by whoever has it open.
         let flags = OFlag::O_NONBLOCK.bits();
         let mut file: File = OpenOptions::new().read(true).custom_flags(flags).open(&path).map_err(io)?;

@@ -4,28 +4,16 @@
 //! The directory of the sockets is this process's root, put there by whoever spawned it, and all that it can do there is to
 //! connect.
 
-mod backlog;
-mod connection;
-mod credit;
-mod device;
-mod greeting;
-mod host;
-mod link;
 mod open;
-mod request;
-mod switch;
-mod table;
-mod wire;
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use device_backend::{Capabilities, DeviceProgram, Error, OpenDirectory, listen_for_user};
+use device_vsock::Vsock;
 use lexopt::{Parser, ValueExt};
 use protocol::{DeviceOptions, VsockOptions};
-
-use device::Vsock;
 
 fn main() -> ExitCode {
     device_backend::run::<DeviceVsock>()
