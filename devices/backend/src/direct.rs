@@ -1,7 +1,10 @@
-//! One queue of a device served in the caller's thread, without socket, worker and confinement: what the fuzz targets feed.
+//! One queue of a device served in the caller's thread, without socket, worker and confinement, and a whole device without
+//! the confinement alone: what the fuzz targets feed.
 //! Behind the feature `fuzzing`, which no program has.
 //!
 //! The ring is the one that workers serve, and so is everything below it.
+
+mod conversation;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -18,6 +21,8 @@ use crate::ring::{Events, Layout, Progress, Ring};
 use crate::session::VIRTIO_F_EVENT_IDX;
 use crate::worker::{Either, whom};
 use crate::{Device, Error};
+
+pub use conversation::{Conversation, DirectBackend};
 
 /// Guest memory of one region, from guest-physical address 0 on.
 pub struct DirectMemory(Arc<MemoryTable>);

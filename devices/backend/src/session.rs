@@ -89,6 +89,11 @@ impl Session {
         &self.vrings
     }
 
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn into_vrings(self) -> Vec<Vring> {
+        self.vrings
+    }
+
     /// Whether requests may ask for an acknowledgement.
     pub(crate) fn acknowledges(&self) -> bool {
         self.protocol_features.contains(VhostUserProtocolFeatures::REPLY_ACK)

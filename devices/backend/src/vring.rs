@@ -61,6 +61,11 @@ impl Vring {
         }
     }
 
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn into_worker(self) -> Worker {
+        self.worker
+    }
+
     pub(crate) fn worker(&self) -> &Worker {
         &self.worker
     }

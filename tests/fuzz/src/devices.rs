@@ -1,19 +1,31 @@
-//! Requests of a hostile driver, on the ring that the device programs serve: each target is one device.
+//! Requests of a hostile driver, on the ring that the device programs serve: each target is one device. Those that stand
+//! between the guest and others have them in the input as well, in turns.
 //!
 //! The input lays the ring out in a small guest memory: which queue and features, how many descriptors and which, what is
 //! available, then bytes for the buffers. Addresses are by blocks of 256 bytes, so that a chain usually finds memory, or
 //! raw, so that it need not. What the device says of a request afterwards is held against its chain: never more bytes
 //! written than the driver gave it to write.
 
+mod console;
+mod exchange;
+mod fs;
+mod net;
 mod ring;
+mod vsock;
 
-use crate::memory;
+pub use console::console;
+pub use fs::fs;
+pub use net::net;
+pub use vsock::vsock;
+
+use crate::{Input, memory};
 use device_backend::Device;
 use device_backend::direct::{self, DirectMemory};
 use device_balloon::Balloon;
 use device_blk::{Blk, Disk};
+use device_pmem::Pmem;
 use device_rng::Rng;
-use protocol::{BalloonOptions, BlkOptions};
+use protocol::{BalloonOptions, BlkOptions, MemoryRegion, PmemOptions};
 use ring::{Driver, MEMORY};
 use std::fs::File;
 use std::sync::{Arc, OnceLock};
@@ -39,6 +51,12 @@ impl<D: Device> Bench<D> {
         let Some(driver) = Driver::lay_out(data, self.device.queues(), &self.file) else { return };
         let served = direct::serve(&self.device, driver.queue, &self.memory, driver.ring, driver.features);
         driver.judge(&self.file, served.is_ok());
+    }
+
+    /// The same for what the input says next.
+    fn feed_next(&self, input: &mut Input<'_>) {
+        let length = input.u16() % 1024;
+        self.feed(input.bytes(length.into()));
     }
 }
 
@@ -69,5 +87,17 @@ pub fn balloon(data: &[u8]) {
 pub fn rng(data: &[u8]) {
     static BENCH: OnceLock<Option<Bench<Rng>>> = OnceLock::new();
     let bench = BENCH.get_or_init(|| Bench::of(Rng::new(File::open("/dev/urandom").ok()?).ok()));
+    bench.iter().for_each(|bench| bench.feed(data));
+}
+
+/// virtio-pmem, on a file in memory.
+pub fn pmem(data: &[u8]) {
+    static BENCH: OnceLock<Option<Bench<Pmem>>> = OnceLock::new();
+    let bench = BENCH.get_or_init(|| {
+        let file = memory::file()?;
+        file.set_len(DISK).ok()?;
+        let region = MemoryRegion { guest_phys: 1 << 32, size: DISK };
+        Bench::of(Pmem::new(file.into(), PmemOptions { region, readonly: false }).ok())
+    });
     bench.iter().for_each(|bench| bench.feed(data));
 }

@@ -56,6 +56,12 @@ impl<'a> Input<'a> {
         from.get(choice.checked_rem(from.len())?).copied()
     }
 
+    /// The byte that comes so many behind the next, which stays.
+    #[must_use]
+    pub fn ahead(&self, count: usize) -> u8 {
+        self.0.get(count).copied().unwrap_or(0)
+    }
+
     fn array<const N: usize>(&mut self) -> [u8; N] {
         let mut array = [0; N];
         for (to, from) in array.iter_mut().zip(self.bytes(N)) {

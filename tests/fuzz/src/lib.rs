@@ -9,6 +9,7 @@
 //! not change without need, or the corpus loses what it reached.
 #![expect(clippy::arithmetic_side_effects, reason = "an overflow in a target is seen like any other finding")]
 
+mod back_end;
 mod devices;
 mod front_end;
 mod input;
@@ -35,13 +36,19 @@ pub struct Target {
 
 /// All targets, by name.
 pub const TARGETS: &[Target] = &[
+    Target { name: "backend", run: back_end::run },
     Target { name: "balloon", run: devices::balloon },
     Target { name: "blk", run: devices::blk },
+    Target { name: "console", run: devices::console },
     Target { name: "front-end", run: front_end::run },
+    Target { name: "fs", run: devices::fs },
     Target { name: "kernel", run: kernel::run },
+    Target { name: "net", run: devices::net },
+    Target { name: "pmem", run: devices::pmem },
     Target { name: "protocol", run: protocol_frames::run },
     Target { name: "registers", run: registers::run },
     Target { name: "rng", run: devices::rng },
+    Target { name: "vsock", run: devices::vsock },
 ];
 
 /// Feeds `data` to the target that the environment names.

@@ -11,13 +11,15 @@ pub const MEMORY: u64 = ZEROES.len() as u64;
 /// All of it, before the driver has written anything.
 static ZEROES: [u8; 1 << 18] = [0; 1 << 18];
 
-const DESCRIPTORS: u64 = 0;
-const AVAILABLE: u64 = 0x1000;
-const USED: u64 = 0x2000;
+pub const DESCRIPTORS: u64 = 0;
+pub const AVAILABLE: u64 = 0x1000;
+pub const USED: u64 = 0x2000;
 /// From here on are the buffers, and tables that descriptors point to, if they do.
-const BUFFERS: u64 = 0x4000;
-const WRITE: u16 = 2;
-const NEXT: u16 = 1;
+pub const BUFFERS: u64 = 0x4000;
+/// Where an answer goes to that is asked for alone.
+pub const ANSWER: u64 = 0x2_0000;
+pub const WRITE: u16 = 2;
+pub const NEXT: u16 = 1;
 const INDIRECT: u16 = 4;
 
 #[derive(Clone, Copy)]
