@@ -4,6 +4,7 @@
 //! error.
 
 mod gaining_power;
+mod pressing_on;
 mod reaching_out;
 mod words;
 
@@ -37,7 +38,7 @@ impl Hand {
 
 /// All attempts. A probe is told the index of its own.
 pub fn all() -> impl Iterator<Item = &'static Attempt> {
-    reaching_out::REACHING_OUT.iter().chain(gaining_power::GAINING_POWER)
+    reaching_out::REACHING_OUT.iter().chain(gaining_power::GAINING_POWER).chain(pressing_on::PRESSING_ON)
 }
 
 const fn attempt(row: &'static str, name: &'static str, make: fn(&Hand) -> Answer) -> Attempt {
