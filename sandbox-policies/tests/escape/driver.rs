@@ -113,30 +113,13 @@ impl Probe {
         })
         .map_err(|error| error.to_string())?;
 
-        let memory = memfd_create(c"guest", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)
-            .map_err(text("memfd"))?;
-        ftruncate(&memory, Hand::SIZE.cast_signed()).map_err(text("memfd"))?;
-        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
-        fcntl(&memory, FcntlArg::F_ADD_SEALS(seals)).map_err(text("memfd"))?;
-        let fds = [memory.as_raw_fd()];
-        let parts = [ControlMessage::ScmRights(&fds)];
-        // A probe that is gone is found out when it is asked.
-        sendmsg::<()>(
-            control.as_raw_fd(),
-            &[std::io::IoSlice::new(b"h")],
-            &parts,
-            MsgFlags::MSG_NOSIGNAL,
-            None,
-        )
-        .ok();
+        hand_memory(&control, true).map_err(text("hand memory over"))?;
         Ok(Self { child, control, identity, log, _folder: folder })
     }
 
     /// The next packet; empty when the probe has ended.
     pub fn hear(&self) -> Vec<u8> {
-        let mut packet = [0; 512];
-        let length = read(&self.control, &mut packet).unwrap_or(0);
-        packet.get(..length).unwrap_or(&[]).to_vec()
+        hear(&self.control)
     }
 
     /// Waits until it is in its serving stage.
@@ -147,6 +130,28 @@ impl Probe {
             None => Err(format!("died before its stage two: {:?}", self.child.wait())),
         }
     }
+}
+
+/// The next packet on this channel; empty at its end.
+pub fn hear(control: &OwnedFd) -> Vec<u8> {
+    let mut packet = [0; 512];
+    let length = read(control, &mut packet).unwrap_or(0);
+    packet.get(..length).unwrap_or(&[]).to_vec()
+}
+
+/// Sends guest memory, sealed as a launcher seals it or not at all.
+pub fn hand_memory(control: &OwnedFd, sealed: bool) -> nix::Result<()> {
+    let memory = memfd_create(c"guest", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    ftruncate(&memory, Hand::SIZE.cast_signed())?;
+    if sealed {
+        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+        fcntl(&memory, FcntlArg::F_ADD_SEALS(seals))?;
+    }
+    let fds = [memory.as_raw_fd()];
+    let (parts, bytes) = ([ControlMessage::ScmRights(&fds)], [std::io::IoSlice::new(b"h")]);
+    // A probe that is gone is found out when it is asked.
+    sendmsg::<()>(control.as_raw_fd(), &bytes, &parts, MsgFlags::MSG_NOSIGNAL, None).ok();
+    Ok(())
 }
 
 /// Makes all attempts in all confinements; prints a row for each attempt.

@@ -9,22 +9,34 @@ mod attempts;
 mod directory;
 mod driver;
 mod expectations;
+mod layers;
 mod orphan;
 mod posture;
 mod probe;
 mod raw;
 mod spawning;
 
+use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
 
 use nix::unistd::geteuid;
+// Where the library's own files, compiled into this program, look for what they use.
+use sandbox_policies::{Error, Program, Report, end_process};
+
+use layers::system_calls;
 
 /// Argument 1 of this program when it runs itself as an ordinary user.
 const AS_USER: &str = "--as-user";
 
 /// Who that is: nobody.
 const USER: u32 = 65534;
+
+/// Argument 0 of a process that does nothing until its standard input ends.
+const BYSTANDER: &str = "bystander";
+
+/// How this program ends when an attempt has executed it.
+const EXECUTED: u8 = 42;
 
 /// Passed and failed.
 #[derive(Clone, Copy, Default)]
@@ -52,20 +64,21 @@ impl Count {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
+    match arguments.first().map(String::as_str) {
+        None | Some("") => return ExitCode::from(EXECUTED),
+        Some(BYSTANDER) => {
+            std::io::stdin().read_to_end(&mut Vec::new()).ok();
+            return ExitCode::SUCCESS;
+        }
+        Some(_) => {}
+    }
     if arguments.first().is_some_and(|name| name == probe::NAME) {
         probe::run(&arguments);
     }
     if arguments.first().is_some_and(|name| name == directory::NAME) {
         return if directory::probe(&arguments) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
-    let errand = match arguments.as_slice() {
-        [_, option, kinds] if option == spawning::LACKING => Some(spawning::here(kinds)),
-        [_, option] if option == orphan::SPAWNER => Some(orphan::here()),
-        [_, option] if option == directory::COVERED => Some(directory::covered()),
-        [_, option, folder] if option == directory::POWERLESS => Some(directory::powerless(folder)),
-        _ => None,
-    };
-    if let Some(outcome) = errand {
+    if let Some(outcome) = errand(&arguments) {
         if let Err(why) = &outcome {
             println!("{why}");
         }
@@ -83,6 +96,11 @@ fn main() -> ExitCode {
         println!("{} {}", count.passed, count.failed);
         return ExitCode::SUCCESS;
     }
+    // Once: it is an ordinary user's in either case.
+    match layers::run(who) {
+        Ok(more) => count = count.join(more),
+        Err(error) => count.add("matrix", Err(error)),
+    }
     if geteuid().is_root() {
         match as_user() {
             Ok(more) => count = count.join(more),
@@ -91,6 +109,25 @@ fn main() -> ExitCode {
     }
     println!("escape: {} passed, {} failed", count.passed, count.failed);
     if count.failed == 0 && count.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// What this program is to do when it runs itself, and how that went.
+fn errand(arguments: &[String]) -> Option<Result<(), String>> {
+    match arguments {
+        [_, option, kinds] if option == spawning::LACKING => Some(spawning::here(kinds)),
+        [_, option] if option == orphan::SPAWNER => Some(orphan::here()),
+        [_, option] if option == directory::COVERED => Some(directory::covered()),
+        [_, option, folder] if option == directory::POWERLESS => Some(directory::powerless(folder)),
+        [_, option] if option == layers::JAIL => Some(layers::enter()),
+        [_, option] if option == layers::MATRIX => Some(layers::inside()),
+        [_, option, rest @ ..] if option == layers::WITHIN => Some(layers::within(rest)),
+        [_, option, rest @ ..] if option == layers::ATTEMPT => Some(layers::attempt(rest).map(|code| {
+            if code != 0 {
+                end_process(code)
+            }
+        })),
+        _ => None,
+    }
 }
 
 /// A condition, and what to show when it does not hold.

@@ -88,7 +88,7 @@ fn confined(arguments: &[String], control: &OwnedFd) -> Result<(), String> {
 }
 
 /// Makes the attempt that `task` numbers, and says what came of it.
-fn make(task: &str, hand: &Hand, landlock_abi: u8, control: &OwnedFd) -> Result<(), String> {
+pub fn make(task: &str, hand: &Hand, landlock_abi: u8, control: &OwnedFd) -> Result<(), String> {
     say(control, word::CONFINED, &[landlock_abi]);
     assert!(task != PANIC, "on purpose");
     let answer = if task == INFLIGHT {
@@ -114,7 +114,7 @@ fn in_flight_region() -> nix::Result<Answer> {
 }
 
 /// What a device is given and a core has: a memfd, mapped shared, to read and to write.
-fn hand_over(control: &OwnedFd) -> Result<Hand, String> {
+pub fn hand_over(control: &OwnedFd) -> Result<Hand, String> {
     let mut byte = [0];
     let mut space = nix::cmsg_space!(i32);
     let mut pieces = [IoSliceMut::new(&mut byte)];

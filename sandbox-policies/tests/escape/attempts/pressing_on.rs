@@ -2,7 +2,7 @@
 //!
 //! Calls that the C library's crate does not name are here by their numbers for x86-64.
 
-use super::words::{CWD, INFINITE, ONE, ZEROES, address, text};
+use super::words::{CWD, INFINITE, KEEP, ONE, ZEROES, address, text};
 use super::{Attempt, attempt};
 use crate::raw::call;
 
@@ -33,7 +33,7 @@ pub const PRESSING_ON: &[Attempt] = &[
     attempt("memory", "personality ADDR_NO_RANDOMIZE", |_| call(libc::SYS_personality, [0x40000])),
     attempt("limits", "prlimit64 of itself", |_| call(libc::SYS_prlimit64, [0, 4, address(&INFINITE), 0])),
     attempt("limits", "sched_setparam", |_| call(libc::SYS_sched_setparam, [0, address(&ONE)])),
-    attempt("limits", "sched_setattr", |_| call(libc::SYS_sched_setattr, [0, address(&ZEROES), 0])),
+    attempt("limits", "sched_setattr", |_| call(libc::SYS_sched_setattr, [0, address(&KEEP), 0])),
     attempt("limits", "ioprio_set to real time", |_| call(libc::SYS_ioprio_set, [1, 0, 0x2000])),
     attempt("limits", "setitimer", |_| call(libc::SYS_setitimer, [0, address(&ZEROES), 0])),
     attempt("limits", "alarm", |_| call(libc::SYS_alarm, [0])),

@@ -11,6 +11,9 @@ pub static ZEROES: [u64; 8] = [0; 8];
 /// The number 1, as an int, a CPU set or a scheduling priority.
 pub static ONE: [u64; 1] = [1];
 
+/// A `sched_attr` that keeps policy and parameters: its size, and `SCHED_FLAG_KEEP_ALL`.
+pub static KEEP: [u64; 6] = [48, 0x18, 0, 0, 0, 0];
+
 /// An `rlimit` of infinity, soft and hard.
 pub static INFINITE: [u64; 2] = [u64::MAX; 2];
 
