@@ -36,6 +36,8 @@ pub enum Reach<'a> {
 
 /// The newest ABI whose rights are handled.
 const NEWEST: ABI = ABI::V10;
+/// Its number.
+pub const NEWEST_ABI: u8 = 10;
 
 /// Restricts the calling thread, which must be the only one. Answers the ABI in force; 0: there is no
 /// landlock.
@@ -96,6 +98,6 @@ mod tests {
 
     #[test]
     fn an_abi_is_its_number() {
-        assert_eq!([ABI::Unsupported, ABI::V1, ABI::V7, NEWEST].map(number), [0, 1, 7, 10]);
+        assert_eq!([ABI::Unsupported, ABI::V1, ABI::V7, NEWEST].map(number), [0, 1, 7, NEWEST_ABI]);
     }
 }

@@ -37,6 +37,7 @@ mod system_calls;
 
 pub use directory::Directory;
 pub use error::Error;
+pub use landlock::NEWEST_ABI as NEWEST_LANDLOCK_ABI;
 pub use panic::end_process;
 pub use program::{Program, Report, Requirement, Root, Stage, UnknownRequirement};
 pub use refusal::LastWord;

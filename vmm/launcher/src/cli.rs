@@ -11,6 +11,7 @@ use clap::error::ErrorKind;
 
 use crate::config::Config;
 use crate::ctl::ControlLine;
+use crate::doctor::DoctorLine;
 use crate::error::Error;
 use crate::exit_code;
 use crate::inspect::InspectLine;
@@ -41,6 +42,8 @@ Examples:
     vmm ctl vm.sock balloon balloon0 512M
   How each process of a machine is confined, as the kernel shows it:
     vmm inspect vm.sock
+  What this host lacks, what that costs, and what to do about it:
+    vmm doctor
   What a program may call, or why it may not:
     vmm policy explain device-blk ioctl
   The same settings in a file (TOML; each option by its long name, a [[device]] table per device):
@@ -124,6 +127,8 @@ pub enum Request {
     Control(ControlLine),
     /// Say how the processes of a machine are confined.
     Inspect(InspectLine),
+    /// Say what this host lacks.
+    Doctor(DoctorLine),
     /// Say what the policy of a program allows.
     Policy(PolicyLine),
     /// Print a text (`--help`, `--version`) and end well.
@@ -138,6 +143,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, E
     let (command, parsed) = match arguments.get(1).and_then(|word| word.to_str()) {
         Some("ctl") => ("vmm ctl", ControlLine::try_parse_from(rest).map(Request::Control)),
         Some("inspect") => ("vmm inspect", InspectLine::try_parse_from(rest).map(Request::Inspect)),
+        Some("doctor") => ("vmm doctor", DoctorLine::try_parse_from(rest).map(Request::Doctor)),
         Some("policy") => ("vmm policy", PolicyLine::try_parse_from(rest).map(Request::Policy)),
         _ => ("vmm", CommandLine::try_parse_from(arguments).map(|line| Request::Run(Box::new(line)))),
     };

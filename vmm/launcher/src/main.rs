@@ -14,6 +14,7 @@ mod ctl;
 mod device;
 mod device_option;
 mod device_process;
+mod doctor;
 mod dry_run;
 mod error;
 mod exit_code;
@@ -55,6 +56,7 @@ fn main() {
         Request::Run(line) => run(*line),
         Request::Control(line) => ctl::run(&line).map(|text| print(&text)),
         Request::Inspect(line) => inspect::run(&line).map(|(text, code)| Outcome { code, ..print(&text) }),
+        Request::Doctor(line) => doctor::run(&line).map(|(text, code)| Outcome { code, ..print(&text) }),
         Request::Policy(line) => policy::run(&line).map(|text| print(&text)),
     });
     let outcome =
