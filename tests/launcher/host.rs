@@ -39,7 +39,7 @@ const IOCTL: i64 = 16;
 const KVM_CHECK_EXTENSION: u64 = 0xAE03;
 
 /// A filter under which KVM answers "no" when asked for `capability`: the call returns 0 and is not made.
-fn without(capability: u64) -> std::result::Result<BpfProgram, BackendError> {
+pub fn without(capability: u64) -> std::result::Result<BpfProgram, BackendError> {
     let is =
         |argument, value| SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value);
     let rule = SeccompRule::new(vec![is(1, KVM_CHECK_EXTENSION)?, is(2, capability)?])?;

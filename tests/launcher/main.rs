@@ -8,6 +8,8 @@ mod arguments;
 #[cfg(test)]
 mod capabilities;
 #[cfg(test)]
+mod doctor;
+#[cfg(test)]
 mod files;
 #[cfg(test)]
 mod host;
