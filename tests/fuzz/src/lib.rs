@@ -20,6 +20,8 @@ mod registers;
 
 use std::sync::OnceLock;
 
+use nix::sys::signal::{SigSet, Signal};
+
 pub use input::Input;
 
 /// The variable of the environment that chooses a target for the fuzzing program.
@@ -58,6 +60,8 @@ pub const TARGETS: &[Target] = &[
 pub fn run_chosen(data: &[u8]) {
     static CHOSEN: OnceLock<Option<Target>> = OnceLock::new();
     let chosen = CHOSEN.get_or_init(|| {
+        // As in the programs, a peer that is gone is an error and not the end. Threads that are begun later have it, too.
+        SigSet::from(Signal::SIGPIPE).thread_block().ok()?;
         let name = std::env::var(CHOICE).ok()?;
         TARGETS.iter().find(|target| target.name == name).copied()
     });

@@ -5,8 +5,10 @@ use crate::{Input, memory};
 use device_backend::Device;
 use device_console::Console;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, send, socket};
 use protocol::{ConsoleOptions, ConsolePort, ConsoleSize, Setting};
-use std::io::{Read, Write};
+use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -49,19 +51,26 @@ impl Terminal {
         Some(Self { bench: Bench::of(Some(console))?, file, host, address })
     }
 
+    /// As far as there is room: nobody is accepted before the guest has a buffer for what is typed.
+    fn connect(&self) -> Option<UnixStream> {
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let client = socket(AddressFamily::Unix, SockType::Stream, flags, None).ok()?;
+        let address = UnixAddr::new_abstract(self.address.as_abstract_name()?).ok()?;
+        connect(client.as_raw_fd(), &address).ok()?;
+        Some(client.into())
+    }
+
     fn act(&self, host: &mut Host, input: &mut Input<'_>) {
         let form = input.u8();
         match form % 8 {
             0 => {
                 let typed = input.bytes(usize::from(input.clone().u8()));
-                let to = host.client.as_mut().filter(|_| form & 8 != 0).unwrap_or(&mut host.stream);
-                let _ = to.write(typed);
+                let to = host.client.as_ref().filter(|_| form & 8 != 0).unwrap_or(&host.stream);
+                // A guest that takes nothing stops who types, and not the target.
+                let _ = send(to.as_raw_fd(), typed, MsgFlags::MSG_DONTWAIT);
             }
             1 => {
-                host.client = UnixStream::connect_addr(&self.address).ok();
-                host.client.iter().for_each(|client| {
-                    let _ = client.set_nonblocking(true);
-                });
+                host.client = self.connect();
             }
             2 => host.client = None,
             3 => {
