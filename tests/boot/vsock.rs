@@ -19,7 +19,7 @@ fn a_stock_driver_has_many_connections_both_ways() -> Result<()> {
     let device = format!("vsock,cid=42,path={}", path.display());
     let running = Machine::new("vsock").option("cpus", "2").option("device", &device).start()?;
     running.wait_for("echoing")?;
-    converse(&path, MANY)?;
+    converse(&path, MANY).inspect_err(|_| println!("{}\n{}", running.console(), running.log()))?;
     let mut refused = ask(&path, 1025)?;
     assert_eq!(refused.read(&mut [0]).expect("an end"), 0, "nobody listens in the guest");
     let until = echo(until, 1);
