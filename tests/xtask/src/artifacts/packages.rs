@@ -166,10 +166,16 @@ fn index_entry(name: &str) -> Outcome<String> {
     })
 }
 
-/// apt's record of the newest version of `name`, if its lists have one.
+/// apt's record of the newest version of `name` in its lists, if they have one.
 fn known_entry(name: &str) -> Option<String> {
-    let shown = host::text_of(Command::new("apt-cache").args(["show", "--no-all-versions", name])).ok()?;
-    field(&shown, "SHA256:").is_some().then_some(shown)
+    let shown = host::text_of(Command::new("apt-cache").args(["show", name])).ok()?;
+    offered(&shown).map(str::to_owned)
+}
+
+/// Of records, the newest one first, the first that an archive offers: a version that is installed here and that no list
+/// has, or has any more, stands among them without a sum.
+fn offered(records: &str) -> Option<&str> {
+    records.split("\n\n").find(|record| field(record, "SHA256:").is_some())
 }
 
 /// The names of the packages that one depends on; of alternatives, the first.
@@ -204,6 +210,18 @@ mod tests {
         let names: Vec<String> = dependencies(record).collect();
         assert_eq!(names, ["libc6", "python3", "b"]);
         assert_eq!(dependencies("Package: a\n").count(), 0);
+    }
+
+    /// In the words of apt-cache: this host has a version that is in no list.
+    #[test]
+    fn the_newest_version_that_an_archive_offers_is_taken() {
+        let here = "Package: a\nStatus: install ok installed\nVersion: 3\nDescription: of a\n";
+        let newer = "Package: a\nVersion: 2\nSHA256: two\n";
+        let older = "Package: a\nVersion: 1\nSHA256: one\n\n";
+        let record = offered(&[here, newer, older].join("\n")).map(str::to_owned).unwrap();
+        assert_eq!((field(&record, "Version:"), field(&record, "SHA256:")), (Some("2"), Some("two")));
+        assert_eq!(offered(here), None);
+        assert_eq!(offered(""), None);
     }
 
     #[test]
