@@ -149,7 +149,7 @@ pub fn within(arguments: &[String]) -> Result<(), String> {
     let program = *Program::ALL.iter().find(|it| it.name() == program).ok_or("which program?")?;
     let stage = *program.stages().iter().find(|it| it.key() == stage).ok_or("which stage?")?;
     let control = control()?;
-    let abi = layers.apply(program).map_err(|error| error.to_string())?;
+    let abi = layers.apply(program, stage).map_err(|error| error.to_string())?;
     let hand = probe::hand_over(&control)?;
     layers.filter(program, stage).map_err(|error| error.to_string())?;
     probe::make(task, &hand, abi, &control)

@@ -15,13 +15,14 @@ use nix::sys::socket::{AddressFamily, Shutdown, SockFlag, SockType, shutdown, so
 use sandbox_policies::{Program, Stage};
 
 use super::jail::{self, ATTEMPT};
-use super::{Layer, Layers};
+use super::{Layer, Layers, filters};
 use crate::attempts::{self, Attempt};
 use crate::driver;
 use crate::probe::word;
 use crate::{Count, checked};
 
-/// Whose filter and limits the matrix is made with. With all layers on every program is tried ([`driver`]).
+/// Whose filter and limits the matrix is made with. Every program's filters are tried as well ([`filters`]), and with
+/// all layers on every program ([`driver`]).
 const PROGRAM: Program = Program::DeviceBlk;
 
 /// The stage.
@@ -47,7 +48,7 @@ const PASSED: &str = "passed ";
 
 /// What became of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
+pub enum Outcome {
     /// It got through, or ended its process by itself.
     Open,
     /// Its process was killed for it.
@@ -57,10 +58,12 @@ enum Outcome {
 }
 
 /// One attempt's row.
-struct Row {
-    attempt: &'static Attempt,
+pub struct Row {
+    pub attempt: &'static Attempt,
     /// What stops it, in the letters of the matrix.
-    stops: String,
+    pub stops: String,
+    /// What becomes of it without any layer.
+    pub bare: Outcome,
 }
 
 /// Runs the matrix in a jail.
@@ -108,10 +111,10 @@ pub fn inside() -> Result<(), String> {
     bystander.wait().map_err(|error| error.to_string())?;
     verdict("no row of nothing", checked(rows.len() == expected.len(), &(rows.len(), expected.len())));
     summary(&rows, abi);
-    Ok(())
+    filters::compare(&rows, abi)
 }
 
-fn verdict(name: &str, outcome: Result<(), String>) {
+pub fn verdict(name: &str, outcome: Result<(), String>) {
     match outcome {
         Ok(()) => println!("{PASSED}{name}"),
         Err(why) => println!("FAILED {name}: {why}"),
@@ -132,26 +135,30 @@ fn expected() -> Result<BTreeMap<(&'static str, &'static str), &'static str>, St
 /// Exactly what is written; on another kernel than that is for at least that, of the layers that every kernel has. Where
 /// this host answers otherwise without any layer (by its sysctls, or a part that it lacks), at least the filter.
 fn as_written(wanted: Option<&str>, found: &str, abi: u8) -> Result<(), String> {
-    let release = nix::sys::utsname::uname().map_err(|errno| errno.to_string())?;
-    let release = release.release().to_string_lossy();
+    let exact = is_written_for(abi)?;
     let unconfined = |stops: &str| ['e', 'u'].map(|letter| stops.contains(letter));
     let same = match wanted {
         Some(wanted) if unconfined(wanted) != unconfined(found) => found.contains('s'),
-        Some(wanted) if abi == LANDLOCK && release.starts_with(KERNEL) => wanted == found,
+        Some(wanted) if exact => wanted == found,
         Some(wanted) => wanted.chars().filter(|it| "sncrm".contains(*it)).all(|it| found.contains(it)),
         None => false,
     };
-    let seen = || format!("stopped by {found}, written is {wanted:?}; Linux {release}, landlock ABI {abi}");
-    if same { Ok(()) } else { Err(seen()) }
+    if same { Ok(()) } else { Err(format!("stopped by {found}, written is {wanted:?}; landlock ABI {abi}")) }
+}
+
+/// Whether this is the kernel, with the landlock, that what is written must be exact for.
+pub fn is_written_for(abi: u8) -> Result<bool, String> {
+    let release = nix::sys::utsname::uname().map_err(|errno| errno.to_string())?;
+    Ok(abi == LANDLOCK && release.release().to_string_lossy().starts_with(KERNEL))
 }
 
 /// Tries it without any layer and with each alone. Also answers the landlock ABI.
 fn row(attempt: &'static Attempt, index: usize) -> Result<(Row, u8), String> {
-    let (bare, _) = outcome(&Layers::that(|_| false), index)?;
+    let (bare, _) = outcome(PROGRAM, STAGE, &Layers::that(|_| false), index)?;
     let mut stops = String::new();
     let mut abi = 0;
     for layer in Layer::ALL {
-        let (alone, found) = outcome(&Layers::that(|it| it == layer), index)?;
+        let (alone, found) = outcome(PROGRAM, STAGE, &Layers::that(|it| it == layer), index)?;
         abi = abi.max(found);
         if alone != Outcome::Open && alone != bare {
             stops.push(layer.letter());
@@ -162,17 +169,22 @@ fn row(attempt: &'static Attempt, index: usize) -> Result<(Row, u8), String> {
         Outcome::Answered(_) | Outcome::Killed => stops.push('e'),
         Outcome::Open => {}
     }
-    Ok((Row { attempt, stops }, abi))
+    Ok((Row { attempt, stops, bare }, abi))
 }
 
 /// It is, with all layers but this one; with all of them.
 fn still_stopped(index: usize, left_out: Option<Layer>) -> Result<(), String> {
-    let (found, _) = outcome(&Layers::that(|it| Some(it) != left_out), index)?;
+    let (found, _) = outcome(PROGRAM, STAGE, &Layers::that(|it| Some(it) != left_out), index)?;
     checked(found != Outcome::Open, &found)
 }
 
 /// One attempt under these layers; and the landlock ABI among them.
-fn outcome(layers: &Layers, index: usize) -> Result<(Outcome, u8), String> {
+pub fn outcome(
+    program: Program,
+    stage: Stage,
+    layers: &Layers,
+    index: usize,
+) -> Result<(Outcome, u8), String> {
     let (control, theirs) =
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
             .map_err(|errno| errno.to_string())?;
@@ -181,7 +193,7 @@ fn outcome(layers: &Layers, index: usize) -> Result<(Outcome, u8), String> {
     shutdown(control.as_raw_fd(), Shutdown::Write).map_err(|errno| errno.to_string())?;
     let ended = Command::new("/proc/self/exe")
         .arg0("escape")
-        .args([ATTEMPT, &layers.argument(), PROGRAM.name(), STAGE.key(), &index.to_string()])
+        .args([ATTEMPT, &layers.argument(), program.name(), stage.key(), &index.to_string()])
         .stdin(theirs)
         .output()
         .map_err(|error| error.to_string())?;

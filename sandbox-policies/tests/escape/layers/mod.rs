@@ -3,12 +3,13 @@
 //!
 //! Invariant: whoever has a layer less stands in a jail ([`jail`]): namespaces, ids and a root of its own, all thrown away.
 
+mod filters;
 mod host;
 mod jail;
 mod matrix;
 
 use nix::errno::Errno;
-use sandbox_policies::{Error, Program, Report, Stage, limit_processes, stage_two};
+use sandbox_policies::{Error, Program, Report, Root, Stage, limit_processes, stage_two};
 
 pub use host::system_calls;
 pub use jail::{ATTEMPT, JAIL, MATRIX, WITHIN, attempt, enter, within};
@@ -61,6 +62,22 @@ impl Layers {
         Self(Layer::ALL.into_iter().filter(|layer| chosen(*layer)).map(Layer::letter).collect())
     }
 
+    /// Those that this program has at this stage. Who is not spawned has no namespaces; the spawner has no more than its
+    /// filter, its limits and memory that never becomes executable.
+    pub fn of(program: Program, stage: Stage) -> Self {
+        let is_spawned = program != Program::Launcher && stage != Stage::StandAlone;
+        Self::that(|layer| match layer {
+            Layer::Namespaces => is_spawned,
+            Layer::Landlock | Layer::Capabilities => stage != Stage::Spawner,
+            Layer::Seccomp | Layer::Limits | Layer::Memory => true,
+        })
+    }
+
+    /// Those but this one.
+    pub fn without(&self, layer: Layer) -> Self {
+        Self::that(|it| it != layer && self.has(it))
+    }
+
     /// As an argument of a process. It has one character before the letters: an argument may not be empty.
     pub fn argument(&self) -> String {
         format!("+{}", self.0)
@@ -78,7 +95,7 @@ impl Layers {
 
     /// Gives up what comes before the serving filter, in the order of a spawned program. Namespaces are there already
     /// ([`jail`]); their root is entered here. Answers the ABI of landlock.
-    fn apply(&self, program: Program) -> Result<u8, Error> {
+    fn apply(&self, program: Program, stage: Stage) -> Result<u8, Error> {
         let mut report = Report::default();
         if self.has(Layer::Namespaces) {
             step("empty root", root::enter())?;
@@ -90,13 +107,15 @@ impl Layers {
         }
         if self.has(Layer::Limits) {
             limits::apply(program)?;
-            limit_processes()?;
+            if program != Program::Launcher && stage != Stage::StandAlone {
+                limit_processes()?;
+            }
         }
         if self.has(Layer::Memory) {
             process::no_executable_gain(&mut report);
         }
         if self.has(Layer::Landlock) {
-            report.landlock_abi = landlock::restrict(landlock::Reach::Nowhere)?;
+            report.landlock_abi = landlock::restrict(reach(program, stage))?;
         }
         Ok(report.landlock_abi)
     }
@@ -104,10 +123,22 @@ impl Layers {
     /// The filters of this stage, one upon the other.
     fn filter(&self, program: Program, stage: Stage) -> Result<(), Error> {
         if self.has(Layer::Seccomp) {
-            stage_two(program, Stage::Setup)?;
+            if program != Program::Launcher && stage != Stage::StandAlone {
+                stage_two(program, Stage::Setup)?;
+            }
             stage_two(program, stage)?;
         }
         Ok(())
+    }
+}
+
+/// What landlock leaves it.
+fn reach(program: Program, stage: Stage) -> landlock::Reach<'static> {
+    match (program, program.root(), stage) {
+        (Program::Launcher, ..) => landlock::Reach::Children { groups: None },
+        (_, Root::Files, Stage::Serve) => landlock::Reach::Files,
+        (_, Root::Sockets, Stage::Serve) => landlock::Reach::Sockets,
+        _ => landlock::Reach::Nowhere,
     }
 }
 
