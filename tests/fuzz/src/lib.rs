@@ -10,6 +10,7 @@
 #![expect(clippy::arithmetic_side_effects, reason = "an overflow in a target is seen like any other finding")]
 
 mod back_end;
+mod config;
 mod devices;
 mod front_end;
 mod input;
@@ -41,6 +42,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "backend", run: back_end::run },
     Target { name: "balloon", run: devices::balloon },
     Target { name: "blk", run: devices::blk },
+    Target { name: "config", run: config::run },
     Target { name: "console", run: devices::console },
     Target { name: "front-end", run: front_end::run },
     Target { name: "fs", run: devices::fs },
