@@ -70,6 +70,12 @@ pub fn list(program: Program, stage: Stage) -> Option<&'static List> {
     listed(program.name(), stage.key())
 }
 
+/// The filter that this stage installs, as `struct sock_filter` after `struct sock_filter` (code u16, jt u8, jf u8, k u32);
+/// `None`: its policy has no such stage.
+pub fn filter(program: Program, stage: Stage) -> Option<&'static [u8]> {
+    crate::seccomp::bytes(program, stage)
+}
+
 /// Calls that a stage lists and that its program gets an error for all the same, from a filter that is stacked on the
 /// stage's own: the name of that error.
 pub fn answered_instead(stage: Stage, call: &str) -> Option<&'static str> {

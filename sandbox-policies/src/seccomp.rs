@@ -29,6 +29,11 @@ pub fn install(program: Program, stage: Stage) -> Result<(), Error> {
     seccompiler::apply_filter(&filter).map_err(|source| Error::Filter { program, stage, source })
 }
 
+/// The filter that [`install`] installs, as it is embedded.
+pub fn bytes(program: Program, stage: Stage) -> Option<&'static [u8]> {
+    embedded(program.name(), stage.key())
+}
+
 /// The filter that [`install`] installs.
 pub fn loaded(program: Program, stage: Stage) -> Result<BpfProgram, Error> {
     let (program, stage) = (program.name(), stage.key());

@@ -16,6 +16,8 @@ mod ends;
 #[cfg(test)]
 mod expectations;
 #[cfg(test)]
+mod filters;
+#[cfg(test)]
 mod guest;
 #[cfg(test)]
 mod hand_over;
