@@ -33,4 +33,6 @@ mod share;
 #[cfg(test)]
 mod sizes;
 #[cfg(test)]
+mod together;
+#[cfg(test)]
 mod vsock;

@@ -1,24 +1,16 @@
 //! A guest whose disk becomes larger while it runs, and stays so when the disk's program dies.
 
 use std::path::Path;
-use std::process::Command;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use system_tests::{Disk, Ended, Machine, Result, Running, program, warnings};
+use system_tests::control::{ctl, told};
+use system_tests::{Disk, Machine, Result, warnings};
 
 const MEBIBYTE: u64 = 1 << 20;
 
-fn ctl(socket: &Path, words: &[&str]) -> Result<Ended> {
-    let mut command = Command::new(program("vmm")?);
-    command.arg("ctl").arg(socket).args(words);
-    Running::start(command)?.wait()
-}
-
 fn resize(socket: &Path, words: &[&str]) -> Result<()> {
-    let ended = ctl(socket, &[&["resize-disk", "blk0"], words].concat())?;
-    assert_eq!(ended.code(), Some(0), "{}", ended.everything());
-    Ok(())
+    told(socket, &[&["resize-disk", "blk0"], words].concat()).map(drop)
 }
 
 #[test]

@@ -23,6 +23,8 @@ mod image;
 #[cfg(test)]
 mod many;
 #[cfg(test)]
+mod one_balloon;
+#[cfg(test)]
 mod one_disk;
 #[cfg(test)]
 mod one_network;

@@ -14,6 +14,11 @@ pub const SETTLED: Duration = Duration::from_millis(1100);
 /// `death` is its number, from 1.
 pub fn dies(running: &Running, program: &str, device: &str, death: usize, moment: Duration) -> Result<()> {
     std::thread::sleep(SETTLED.saturating_add(moment));
+    killed(running, program, device, death)
+}
+
+/// Kills it at once, which has served for a while, and waits until its successor serves.
+pub fn killed(running: &Running, program: &str, device: &str, death: usize) -> Result<()> {
     let pid = running.process(program)?;
     kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it lives");
     running.wait_for_log("the successor", |log| {

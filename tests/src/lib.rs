@@ -6,6 +6,7 @@
 //! test` says by `VMM_BIN_DIR` and `VMM_ARTIFACTS`.
 
 mod capture;
+pub mod control;
 mod disk;
 pub mod echo;
 mod environment;

@@ -36,7 +36,8 @@ enum Chore {
     /// confinement, devices, boot, recovery.
     ///
     /// VMM_KILLS=N in the environment says how many deaths of devices the group `recovery` makes each of two guests
-    /// survive, and VMM_SEED=N makes the choices of an earlier run again.
+    /// survive, VMM_SEED=N makes the choices of an earlier run again, and VMM_MEBIBYTES=N says how much the guest with every
+    /// device moves over its network (16 unless told otherwise).
     Test {
         /// Groups to run; all if none is named.
         groups: Vec<String>,

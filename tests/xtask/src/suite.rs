@@ -16,7 +16,7 @@ use crate::workspace::{Profile, TestProgram, Workspace};
 const GUEST_ARGUMENTS: [&str; 2] = ["--test-threads=1", "--show-output"];
 
 /// Variables of the environment that the tests know, wherever they run.
-const SETTINGS: [&str; 2] = ["VMM_KILLS", "VMM_SEED"];
+const SETTINGS: [&str; 3] = ["VMM_KILLS", "VMM_SEED", "VMM_MEBIBYTES"];
 
 /// What the groups share, made when the first of them needs it.
 struct Bench<'a> {
