@@ -80,10 +80,10 @@ pub enum Error {
         found: i32,
     },
     /// KVM lacks something that the core cannot do without.
-    #[error("KVM lacks {name}: a newer host kernel, or one with hardware virtualization, is needed")]
-    KvmCapability {
-        /// The capability as the kernel's documentation names it.
-        name: &'static str,
+    #[error("KVM lacks {names}: a newer host kernel, or one with hardware virtualization, is needed")]
+    KvmCapabilities {
+        /// What it lacks, as the kernel's documentation names it.
+        names: String,
     },
     /// More vCPUs than the host's KVM allows.
     #[error("KVM allows {most} vCPUs, {wanted} were asked for")]
@@ -210,7 +210,7 @@ impl Error {
                 FailureKind::Memory
             }
             Self::KvmVersion { .. }
-            | Self::KvmCapability { .. }
+            | Self::KvmCapabilities { .. }
             | Self::KvmCpus { .. }
             | Self::Kvm { .. }
             | Self::Msr { .. } => FailureKind::Kvm,

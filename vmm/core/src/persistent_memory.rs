@@ -52,7 +52,7 @@ impl PersistentMemory {
     /// Makes each a memory slot of `vm`, from number `first` on. The caller keeps `self` as long as the VM.
     pub(crate) fn set_slots(&self, kvm: &Kvm, vm: &VmFd, first: u32) -> Result<(), Error> {
         if self.0.iter().any(|one| one.options.readonly) && !kvm.check_extension(Cap::ReadonlyMem) {
-            return Err(Error::KvmCapability { name: "KVM_CAP_READONLY_MEM" });
+            return Err(Error::KvmCapabilities { names: "KVM_CAP_READONLY_MEM".to_owned() });
         }
         for (slot, one) in (first..).zip(&self.0) {
             kernel_memory::set_mapping_slot(vm, slot, one.options.region.guest_phys, &one.mapping)

@@ -103,10 +103,11 @@ fn check(kvm: &Kvm, cpus: u8) -> Result<(), Error> {
     if found != API_VERSION {
         return Err(Error::KvmVersion { found });
     }
-    for (capability, name) in NEEDED {
-        if !kvm.check_extension(capability) {
-            return Err(Error::KvmCapability { name });
-        }
+    // All that is missing at once: whoever has to get another kernel wants to do so once.
+    let lacking = NEEDED.into_iter().filter(|(capability, _)| !kvm.check_extension(*capability));
+    let names: Vec<&str> = lacking.map(|(_, name)| name).collect();
+    if !names.is_empty() {
+        return Err(Error::KvmCapabilities { names: names.join(", ") });
     }
     let most = kvm.get_max_vcpus();
     if usize::from(cpus) > most {

@@ -25,7 +25,7 @@ use trial::{Subject, Trial};
 
 const AFTER_HELP: &str = "\
 A line that says STOPS is of something without which vmm does not run with --sandbox=required; one that says lacks, of
-something without which it does. Below either stands what that costs, and what to do.
+something without which it does. Below either stands what that costs, and what to do. What is held was tried; what is there was seen.
 
 Exit codes:
       0  vmm would run here with --sandbox=required
@@ -60,6 +60,8 @@ struct Finding {
     what: String,
     /// What was found.
     found: String,
+    /// Whether it was put to the test, and not only seen to be there.
+    tried: bool,
     /// None: it is there.
     lack: Option<Lack>,
 }
@@ -76,19 +78,24 @@ struct Lack {
 
 impl Finding {
     fn held(what: &str, found: impl Into<String>) -> Self {
-        Self { what: what.to_owned(), found: found.into(), lack: None }
+        Self { what: what.to_owned(), found: found.into(), tried: true, lack: None }
+    }
+
+    /// Something of which it is only known that it exists.
+    fn there(what: &str, found: impl Into<String>) -> Self {
+        Self { tried: false, ..Self::held(what, found) }
     }
 
     /// Something that a machine can do without.
     fn lacks(what: &str, found: impl Into<String>, costs: &str, advice: &str) -> Self {
         let lack = Lack { costs: costs.to_owned(), advice: advice.to_owned(), stops: None };
-        Self { what: what.to_owned(), found: found.into(), lack: Some(lack) }
+        Self { what: what.to_owned(), found: found.into(), tried: true, lack: Some(lack) }
     }
 
     /// Something without which there is no machine, or none with --sandbox=required.
     fn stops(what: &str, found: impl Into<String>, costs: &str, code: Code) -> Self {
         let lack = Lack { costs: costs.to_owned(), advice: String::new(), stops: Some(code) };
-        Self { what: what.to_owned(), found: found.into(), lack: Some(lack) }
+        Self { what: what.to_owned(), found: found.into(), tried: true, lack: Some(lack) }
     }
 
     fn code(&self) -> Option<Code> {
@@ -141,7 +148,7 @@ fn needed(line: &DoctorLine) -> Result<Vec<Finding>, Error> {
     for program in devices {
         all.push(match programs::find(program) {
             Ok(executable) if confined && program.root() == Root::Empty => of_device(&executable, &null)?,
-            Ok(executable) => Finding::held(program.name(), format!("{:?}, not tried", executable.path)),
+            Ok(executable) => Finding::there(program.name(), format!("{:?}, not tried", executable.path)),
             Err(error) => without_device(program, error.to_string()),
         });
     }

@@ -12,7 +12,8 @@ pub fn screen(all: &[Finding], code: Code) -> String {
     let mut text = String::new();
     for finding in all {
         let word = match &finding.lack {
-            None => "held",
+            None if finding.tried => "held",
+            None => "there",
             Some(lack) if lack.stops.is_some() => "STOPS",
             Some(_) => "lacks",
         };
@@ -40,6 +41,7 @@ pub fn json(all: &[Finding], code: Code) -> String {
         let object = Object::new()
             .text("what", &finding.what)
             .switch("held", finding.lack.is_none())
+            .switch("tried", finding.tried)
             .text("found", &finding.found);
         let Some(lack) = &finding.lack else { return object.end() };
         let object = object.text("costs", &lack.costs).text("advice", &lack.advice);
@@ -60,11 +62,13 @@ mod tests {
     fn what_stops_is_told_from_what_is_only_lacking() {
         let all = [
             Finding::held("one", "is there"),
+            Finding::there("half", "seen"),
             Finding::lacks("two", "is \x1bnot", "little", "nothing"),
             Finding::stops("three", "neither", "all", Code::Kvm),
         ];
         let text = screen(&all, Code::Kvm);
         let expected = "held   one              is there\n\
+                        there  half             seen\n\
                         lacks  two              is \u{fffd}not\n\
                         \x20                       costs: little\n\
                         \x20                       to do: nothing\n\
@@ -72,7 +76,7 @@ mod tests {
                         \x20                       costs: all\n\
                         vmm would not run here with --sandbox=required: it would end with code 5\n";
         assert_eq!(text, expected);
-        let expected = r#"{"runs":false,"code":5,"findings":[{"what":"one","held":true,"found":"is there"},"#;
+        let expected = r#"{"runs":false,"code":5,"findings":[{"what":"one","held":true,"tried":true,"found":"is there"},{"what":"half","held":true,"tried":false,"found":"seen"},"#;
         let line = json(&all, Code::Kvm);
         assert!(line.starts_with(expected), "{line}");
         assert!(line.ends_with("\"costs\":\"all\",\"advice\":\"\",\"stops\":5}]}\n"), "{line}");
