@@ -36,6 +36,16 @@ fn logs_in(person: &mut Person, running: &Running) -> Result<()> {
     person.sees(running, "answer 42 to root from /dev/hvc0")
 }
 
+/// The guest sees that its cable is pulled and put back, and uses it again.
+fn has_its_cable_pulled(running: &Running, control: &Path) -> Result<()> {
+    running.wait_for("cable")?;
+    told(control, &["link", "net0", "down"])?;
+    running.wait_for("pulled")?;
+    told(control, &["link", "net0", "up"])?;
+    assert_eq!(running.wait_for("back")?, "2");
+    Ok(())
+}
+
 /// The host's memory follows the guest's to a half and back.
 fn gives_half_and_has_it_again(running: &mut Running, control: &Path) -> Result<()> {
     running.wait_for("used")?;
@@ -131,6 +141,7 @@ fn a_stock_guest_uses_every_device_at_once() -> Result<()> {
     });
     let moved = moved.inspect_err(|_| println!("{}\n{}", running.console(), running.log()))?;
     assert!(served.join().expect("an end").expect("a number") > 0);
+    has_its_cable_pulled(&running, &place("control"))?;
     gives_half_and_has_it_again(&mut running, &place("control"))?;
     let ended = running.wait()?;
     assert_eq!(ended.code(), Some(0), "{}", ended.everything());

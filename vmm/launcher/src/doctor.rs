@@ -25,7 +25,8 @@ use trial::{Subject, Trial};
 
 const AFTER_HELP: &str = "\
 A line that says STOPS is of something without which vmm does not run with --sandbox=required; one that says lacks, of
-something without which it does. Below either stands what that costs, and what to do. What is held was tried; what is there was seen.
+something without which it does. Below either stands what that costs, and what to do. What is held was tried; what is there was
+only seen.
 
 Exit codes:
       0  vmm would run here with --sandbox=required
