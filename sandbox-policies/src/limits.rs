@@ -18,13 +18,19 @@ pub fn apply(program: Program) -> Result<(), Error> {
     Ok(())
 }
 
+/// The open files of the device that has most of them, device-fs: as a disk's, and 4096 of its guest's.
+const MOST_OF_A_DEVICE: u64 = 640 + 4096;
+
 /// The limits of each program.
 pub fn of(program: Program) -> &'static [(Resource, u64)] {
     match program {
-        // A core dump would hold guest memory. Message queues and signals: none are used.
-        Program::Launcher => {
-            &[(Resource::RLIMIT_CORE, 0), (Resource::RLIMIT_MSGQUEUE, 0), (Resource::RLIMIT_NOFILE, 4096)]
-        }
+        // A core dump would hold guest memory. Message queues and signals: none are used. Files: its spawner has these
+        // limits, too, and starts successors of every device, none of which can have more than it.
+        Program::Launcher => &[
+            (Resource::RLIMIT_CORE, 0),
+            (Resource::RLIMIT_MSGQUEUE, 0),
+            (Resource::RLIMIT_NOFILE, MOST_OF_A_DEVICE),
+        ],
         // 31 devices of 64 queues with a kick and a call eventfd each, three sockets for each device, memory and KVM's
         // descriptors.
         Program::Core => &[
@@ -59,11 +65,10 @@ pub fn of(program: Program) -> &'static [(Resource, u64)] {
             (Resource::RLIMIT_NOFILE, 384 + 512),
             (Resource::RLIMIT_SIGPENDING, 256),
         ],
-        // As a disk, and the files that the guest has open.
         Program::DeviceFs => &[
             (Resource::RLIMIT_CORE, 0),
             (Resource::RLIMIT_MSGQUEUE, 0),
-            (Resource::RLIMIT_NOFILE, 640 + 4096),
+            (Resource::RLIMIT_NOFILE, MOST_OF_A_DEVICE),
             (Resource::RLIMIT_SIGPENDING, 256),
         ],
     }
@@ -83,4 +88,20 @@ fn lower(resource: Resource, limit: u64) -> Result<(), Errno> {
     let (_, hard) = getrlimit(resource)?;
     let limit = limit.min(hard);
     setrlimit(resource, limit, limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_successor_can_have_what_the_first_process_of_its_device_had() {
+        let files = |program: Program| {
+            of(program).iter().find(|(resource, _)| *resource == Resource::RLIMIT_NOFILE).unwrap().1
+        };
+        // The core is started once, by the launcher before that is limited.
+        for program in Program::ALL.into_iter().filter(|program| *program != Program::Core) {
+            assert!(files(program) <= files(Program::Launcher), "{program:?}");
+        }
+    }
 }

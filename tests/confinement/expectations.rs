@@ -70,7 +70,7 @@ pub const LAUNCHER: Expectation = Expectation {
     ],
     directory: false,
     root_entries: 0,
-    limits: &[("Max core file size", 0), ("Max msgqueue size", 0), ("Max open files", 4096)],
+    limits: &[("Max core file size", 0), ("Max msgqueue size", 0), ("Max open files", 4736)],
 };
 
 /// `vmm-core`.

@@ -98,13 +98,9 @@ fn the_process_of_persistent_memory_is_confined_as_written_and_the_core_has_a_ma
         let device = format!("pmem,path={}{options}", house.memory().display());
         let running = house.start_beside(Guest::Halts, None, "", &[&device])?;
         running.wait_for_log("the line on confinement", |log| confinement(log).map(drop))?;
-        let find = |name: &str| program_among(running.pid(), name).expect("a live process of it");
-        let of_device = posture::read(find("device-pmem")).expect("a live process");
-        let identity = identity(&house, &running, Some(2));
-        let different = compare(&of_device, &DEVICE_PMEM, &identity, &house).0;
-        assert!(different.is_empty(), "{}", different.join("\n"));
+        compare_with_successor(&house, &running, "device-pmem", &DEVICE_PMEM)?;
         if nix::unistd::geteuid().is_root() {
-            let core = find("vmm-core");
+            let core = program_among(running.pid(), "vmm-core").expect("a live process of it");
             let path = house.memory().display().to_string();
             let open = posture::read(core).expect("a live process").descriptors.expect("readable by root");
             assert!(open.iter().all(|(_, kind)| *kind != path), "{open:?}");
@@ -134,18 +130,37 @@ fn the_process_of_a_vsock_is_confined_as_written() -> Result<()> {
     compare_beside(&device, "device-vsock", &DEVICE_VSOCK)
 }
 
-/// The process of a second device, which its guest does not drive.
+/// The process of a second device, which its guest does not drive, and its successor's.
 fn compare_beside(device: &str, program: &str, expectation: &Expectation) -> Result<()> {
     let house = House::new(Who::OrdinaryUser)?;
     let running = house.start_beside(Guest::Halts, None, "", &[device])?;
     running.wait_for_log("the line on confinement", |log| confinement(log).map(drop))?;
-    let pid = program_among(running.pid(), program).expect("a live process of it");
-    let posture = posture::read(pid).expect("a live process");
-    let identity = identity(&house, &running, Some(2));
-    let different = compare(&posture, expectation, &identity, &house).0;
-    assert!(different.is_empty(), "{}", different.join("\n"));
+    compare_with_successor(&house, &running, program, expectation)?;
     drop(running);
     house.check_left()
+}
+
+/// Compares the process that runs `program`, kills it, and compares the one that the spawner starts in its place.
+fn compare_with_successor(
+    house: &House,
+    running: &Running,
+    program: &str,
+    expectation: &Expectation,
+) -> Result<()> {
+    let find = || program_among(running.pid(), program);
+    let identity = identity(house, running, Some(2));
+    let check = |pid: i32, expected: &Expectation| {
+        let posture = posture::read(pid).expect("a live process");
+        let different = compare(&posture, expected, &identity, house).0;
+        assert!(different.is_empty(), "{}", different.join("\n"));
+    };
+    let first = find().expect("a live process of it");
+    check(first, expectation);
+    kill(Pid::from_raw(first), Signal::SIGKILL).expect("it lives");
+    running.wait_for_log("a successor", |log| log.contains("0 serves again").then_some(()))?;
+    // And the spawner's filter.
+    check(find().expect("its successor"), &Expectation { filters: expectation.filters + 1, ..*expectation });
+    Ok(())
 }
 
 #[test]
@@ -158,20 +173,7 @@ fn the_process_of_a_network_and_its_successor_are_confined_as_written() -> Resul
     let running = house.start_beside(Guest::Halts, None, "", &["net,tap=made0,mtu=1400"])?;
     running.wait_for_log("the line on confinement", |log| confinement(log).map(drop))?;
     assert!(tap::is_there("made0"));
-    let find = || program_among(running.pid(), "device-net");
-    let first = find().expect("a live device-net");
-    let identity = identity(&house, &running, Some(2));
-    let check = |pid: i32, expected: &Expectation| {
-        let posture = posture::read(pid).expect("a live process");
-        let different = compare(&posture, expected, &identity, &house).0;
-        assert!(different.is_empty(), "{}", different.join("\n"));
-    };
-    check(first, &DEVICE_NET);
-    kill(Pid::from_raw(first), Signal::SIGKILL).expect("it lives");
-    running.wait_for_log("a successor", |log| log.contains("vmm: device net0 serves again").then_some(()))?;
-    // And the spawner's filter.
-    let successor = Expectation { filters: DEVICE_NET.filters + 1, ..DEVICE_NET };
-    check(find().expect("a live device-net"), &successor);
+    compare_with_successor(&house, &running, "device-net", &DEVICE_NET)?;
     // Only the device and the spawner have the tap: the launcher, which opened it, does not keep it.
     let launcher = posture::read(running.pid()).expect("a live process");
     let kept = launcher.descriptors.expect("readable by root");
