@@ -91,6 +91,26 @@ impl List {
     }
 }
 
+impl Rule {
+    /// Whether it allows its call with these arguments.
+    pub fn allows(&self, arguments: &[u64; 6]) -> bool {
+        self.conditions.iter().all(|condition| condition.holds(arguments))
+    }
+}
+
+impl Condition {
+    fn holds(&self, arguments: &[u64; 6]) -> bool {
+        let Some(&argument) = arguments.get(usize::from(self.argument)) else { return false };
+        let counts = if self.wide { u64::MAX } else { u64::from(u32::MAX) };
+        let (argument, value) = (argument & counts, self.value & counts);
+        match self.operator {
+            Operator::Equal => argument == value,
+            Operator::NotEqual => argument != value,
+            Operator::MaskedEqual(mask) => argument & mask == value & mask,
+        }
+    }
+}
+
 /// "argument 1 is 44672: KVM_RUN", with large numbers in hexadecimal.
 impl fmt::Display for Condition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

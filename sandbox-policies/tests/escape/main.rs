@@ -5,6 +5,7 @@
 //! as an ordinary user. It has its own `main` because a probe must not run a test harness's.
 #![expect(clippy::arithmetic_side_effects, reason = "it counts its own cases")]
 
+mod arguments;
 mod attempts;
 mod directory;
 mod driver;
@@ -95,6 +96,11 @@ fn main() -> ExitCode {
     if arguments.get(1).is_some_and(|argument| argument == AS_USER) {
         println!("{} {}", count.passed, count.failed);
         return ExitCode::SUCCESS;
+    }
+    // Once: a filter does the same to everybody.
+    match arguments::run(who) {
+        Ok(more) => count = count.join(more),
+        Err(error) => count.add("arguments", Err(error)),
     }
     // Once: it is an ordinary user's in either case.
     match layers::run(who) {
