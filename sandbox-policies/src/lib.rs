@@ -18,6 +18,7 @@ pub mod policy;
 pub mod posture;
 pub mod promise;
 pub mod spawn;
+pub mod trace;
 
 mod capabilities;
 mod descriptors;
@@ -41,4 +42,5 @@ pub use landlock::NEWEST_ABI as NEWEST_LANDLOCK_ABI;
 pub use panic::end_process;
 pub use program::{Program, Report, Requirement, Root, Stage, UnknownRequirement};
 pub use refusal::LastWord;
+pub use seccomp::{log_refusals, refusals_are_logged};
 pub use stages::{confine_launcher, confine_stand_alone, limit_processes, stage_one, stage_two};

@@ -58,6 +58,8 @@ pub struct Credentials {
     pub umask: u32,
     /// The process that started it, as the reader sees it; 0: not visible to the reader.
     pub parent: i32,
+    /// Who traces it, as the reader sees that process; 0: nobody.
+    pub tracer: i32,
     /// Its thread id in each pid namespace, from the reader's to its own.
     pub ns_pids: Vec<i32>,
     /// The capability sets: inheritable, permitted, effective, bounding, ambient.
@@ -155,6 +157,7 @@ fn credentials(status: &str) -> Credentials {
             "Groups" => thread.groups = numbers(value),
             "Umask" => thread.umask = u32::from_str_radix(value, 8).unwrap_or(u32::MAX),
             "PPid" => thread.parent = value.parse().unwrap_or(0),
+            "TracerPid" => thread.tracer = value.parse().unwrap_or(0),
             "NSpid" => thread.ns_pids = numbers(value),
             "CapInh" => *inheritable = set(),
             "CapPrm" => *permitted = set(),
@@ -300,7 +303,7 @@ mod tests {
     #[test]
     fn a_status_file_is_read_field_by_field() {
         let thread = credentials(
-            "Name:\tvmm-core\nPPid:\t5\nUmask:\t0077\nUid:\t7\t8\t9\t10\nGroups:\t1 2 \nNSpid:\t99\t1\nCapEff:\t00000000000000ff\n\
+            "Name:\tvmm-core\nPPid:\t5\nTracerPid:\t6\nUmask:\t0077\nUid:\t7\t8\t9\t10\nGroups:\t1 2 \nNSpid:\t99\t1\nCapEff:\t00000000000000ff\n\
              SigBlk:\t0000000000000001\nSigIgn:\t0000000000001000\nSigCgt:\t0000000040000000\n\
              NoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t3\n",
         );
@@ -310,7 +313,7 @@ mod tests {
             (255, true, 2, 3)
         );
         assert_eq!((thread.ns_pids.as_slice(), thread.umask), (&[99, 1][..], 0o077));
-        assert_eq!(thread.parent, 5);
+        assert_eq!((thread.parent, thread.tracer), (5, 6));
         assert_eq!(thread.signals, [1, 1 << 12, 1 << 30]);
     }
 

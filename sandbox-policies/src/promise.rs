@@ -46,6 +46,12 @@ fn of_thread(role: Role, thread: &Credentials) -> Vec<String> {
     } else if thread.filters < filters {
         found.push(format!("seccomp: {} filters, not {filters} at least", thread.filters));
     }
+    if thread.tracer != 0 {
+        let tracer = thread.tracer;
+        found.push(format!(
+            "traced: process {tracer} sees and changes it, and may have it make calls that its filters refuse"
+        ));
+    }
     if !thread.no_new_privs {
         found.push("no_new_privs: not set".to_owned());
     }
@@ -189,9 +195,13 @@ mod tests {
 
     #[test]
     fn each_thing_that_is_less_is_named() {
-        let cases: [(Change, &str); 14] = [
+        let cases: [(Change, &str); 15] = [
             (|it| it.threads[1].seccomp = 0, "thread device-blk: seccomp: mode 0, not 2 (filter)"),
             (|it| it.threads[1].filters = 2, "thread device-blk: seccomp: 2 filters, not 3 at least"),
+            (
+                |it| it.threads[1].tracer = 7,
+                "thread device-blk: traced: process 7 sees and changes it, and may have it make calls that its filters refuse",
+            ),
             (|it| it.threads[0].no_new_privs = false, "thread device-blk: no_new_privs: not set"),
             (|it| it.threads[0].capabilities[3] = 1, "thread device-blk: capabilities: 0x1"),
             (|it| it.threads[1].capabilities[2] = 2, "thread device-blk: capabilities: 0x2"),

@@ -17,6 +17,12 @@ use crate::{
 /// every host has them.
 pub fn stage_one(program: Program, requirement: Requirement, last_word: LastWord) -> Result<Report, Error> {
     let mut report = Report::default();
+    if seccomp::refusals_are_logged() {
+        // Asked for, and so no reason to refuse; and never silent.
+        report.lacking.push(
+            "seccomp: refuses nothing, what no policy lists is logged and made (--sandbox-log)".to_owned(),
+        );
+    }
     // A stray descriptor is a mistake of the spawner, not something that a host could lack.
     descriptors::check()?;
     if let Some(found) = process::shortcomings().into_iter().next() {

@@ -383,6 +383,32 @@ pub fn make_forbidden_call() {
     unsafe { libc::syscall(libc::SYS_getppid) };
 }
 
+/// Waits for the next of what the calling thread traces, or is the parent of, that stops or ends: its id and its status as
+/// of wait(2). `None`: there is nothing to be told now. Status words of the C library's are not turned into a type here,
+/// because nix has none for a stop by a real-time signal.
+pub fn next_of_traced() -> Result<Option<(i32, c_int)>, Errno> {
+    let mut status = 0;
+    // SAFETY: it writes the status, which outlives the call.
+    let id = unsafe { libc::waitpid(-1, &mut status, libc::__WALL | libc::WNOHANG) };
+    Errno::result(id).map(|id| (id != 0).then_some((id, status)))
+}
+
+/// Lets a traced thread that has stopped go on, with this signal; 0: with none.
+pub fn go_on(thread: i32, signal: c_int) -> Result<(), Errno> {
+    resume(libc::PTRACE_CONT, thread, signal)
+}
+
+/// Lets a traced thread that job control has stopped stay so until it is continued.
+pub fn stay_stopped(thread: i32) -> Result<(), Errno> {
+    resume(libc::PTRACE_LISTEN, thread, 0)
+}
+
+fn resume(request: libc::c_uint, thread: i32, signal: c_int) -> Result<(), Errno> {
+    // SAFETY: neither request reads or writes memory of ours: the third argument is ignored, the fourth a number.
+    let answer = unsafe { libc::ptrace(request, thread, ptr::null_mut::<u8>(), c_long::from(signal)) };
+    checked(answer).map(drop)
+}
+
 fn checked(answer: c_long) -> Result<c_long, Errno> {
     if answer < 0 { Err(Errno::last()) } else { Ok(answer) }
 }

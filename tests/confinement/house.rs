@@ -10,13 +10,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
-use sandbox_policies::Program;
+use sandbox_policies::{Program, Stage};
 use system_tests::{Result, Running, program};
 use tempfile::TempDir;
 
 use crate::guest::Guest;
-use crate::leftovers;
 use crate::terminal::Terminal;
+use crate::{leftovers, missing_rule};
 
 /// The ordinary user as whom machines run when we may choose: nobody, in nobody's group.
 pub const ORDINARY: u32 = 65534;
@@ -76,13 +76,28 @@ impl House {
         memory.set_len(2 << 20).expect("room for persistent memory");
         open_to_all(&house.memory(), 0o666);
         if who == Who::OrdinaryUser && nix::unistd::geteuid().is_root() {
+            house.copy_programs();
             house.admit();
         }
         Ok(house)
     }
 
-    /// What an ordinary user needs and may not reach where it is.
-    fn admit(&mut self) {
+    /// The same with programs that lack rules of their policies ([`missing_rule`]).
+    pub fn without_rules(who: Who, rules: &[(Program, Stage, &str)]) -> Result<Self> {
+        let mut house = Self::new(who)?;
+        if !house.programs.starts_with(house.folder.path()) {
+            house.copy_programs();
+        }
+        for (program, stage, call) in rules {
+            let path = house.programs.join(program.name());
+            let mut bytes = fs::read(&path).expect("a program");
+            missing_rule::remove(&mut bytes, *program, *stage, call);
+            fs::write(&path, bytes).expect("room for a program");
+        }
+        Ok(house)
+    }
+
+    fn copy_programs(&mut self) {
         let programs = self.folder.path().join("bin");
         fs::create_dir(&programs).expect("a folder for programs");
         for name in Program::ALL.map(Program::name) {
@@ -91,6 +106,10 @@ impl House {
             open_to_all(&copy, 0o755);
         }
         self.programs = programs;
+    }
+
+    /// What else an ordinary user needs and may not reach where it is.
+    fn admit(&mut self) {
         self.kvm = self.folder.path().join("kvm");
         let node = makedev(KVM.0, KVM.1);
         mknod(&self.kvm, SFlag::S_IFCHR, Mode::empty(), node).expect("root makes device nodes");
@@ -136,13 +155,24 @@ impl House {
 
     /// The same with a control socket, [`House::control`].
     pub fn start_controlled(&self, guest: Guest, options: &str, devices: &[&str]) -> Result<Running> {
-        // Its user may make nothing in the folder itself.
-        let place = self.folder.path().join(SOCKETS);
-        fs::create_dir(&place).expect("a folder for the socket");
-        open_to_all(&place, 0o777);
+        self.make_place_for_socket();
         let mut command = self.machine(guest, None, options, devices);
         command.arg("--control-socket").arg(self.control());
         Running::start(command)
+    }
+
+    /// A machine with `guest`, a disk and more `devices`, whose policies refuse nothing.
+    pub fn start_logged(&self, guest: Guest, devices: &[&str], options: &[&str]) -> Result<Running> {
+        let mut command = self.machine(guest, None, "", devices);
+        command.arg("--sandbox-log").args(options);
+        Running::start(command)
+    }
+
+    /// The folder of [`House::control`]: a machine's user may make nothing in that of the house.
+    pub fn make_place_for_socket(&self) {
+        let place = self.folder.path().join(SOCKETS);
+        fs::create_dir(&place).expect("a folder for the socket");
+        open_to_all(&place, 0o777);
     }
 
     /// Where a machine with a control socket has it.

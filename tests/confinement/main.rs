@@ -30,10 +30,14 @@ mod kills;
 #[cfg(test)]
 mod leftovers;
 #[cfg(test)]
+mod missing_rule;
+#[cfg(test)]
 mod moments;
 #[cfg(test)]
 mod posture;
 #[cfg(test)]
 mod refusals;
+#[cfg(test)]
+mod sandbox_log;
 #[cfg(test)]
 mod terminal;

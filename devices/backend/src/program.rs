@@ -119,6 +119,8 @@ pub trait DeviceProgram {
 /// The options that are this library's.
 pub(crate) struct Options {
     pub(crate) spawned: bool,
+    /// Refusals are logged: the launcher's alone to say.
+    pub(crate) logged: bool,
     pub(crate) requirement: Requirement,
     pub(crate) unsealed: Unsealed,
     pub(crate) front_end: Option<stand_alone::FrontEnd>,
@@ -181,6 +183,9 @@ pub fn run<P: DeviceProgram>() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Ok(Task::Serve(options, _)) if options.spawned => {
+            if options.logged {
+                sandbox_policies::log_refusals();
+            }
             process::exit_now(spawned::serve::<P>(options.requirement, options.unsealed))
         }
         Ok(Task::Serve(options, arguments)) => stand_alone::run::<P>(options, arguments),
@@ -196,6 +201,7 @@ fn parse<P: DeviceProgram>(mut parser: Parser) -> Result<Task<P::Arguments>, Err
     let mut arguments = P::Arguments::default();
     let mut options = Options {
         spawned: false,
+        logged: false,
         requirement: Requirement::Required,
         unsealed: Unsealed::Refuse,
         front_end: None,
@@ -215,6 +221,11 @@ fn parse<P: DeviceProgram>(mut parser: Parser) -> Result<Task<P::Arguments>, Err
                 let word = parser.value()?.string()?;
                 options.requirement = word.parse().map_err(|error| Error::Usage(format!("{error}")))?;
             }
+            // With what the launcher calls the device, for its tracer to read.
+            "sandbox-log" => {
+                parser.value()?;
+                options.logged = true;
+            }
             #[cfg(feature = "fault-points")]
             "die-at" => crate::fault::arm(&parser.value()?.string()?)?,
             "unsealed-memory" => options.unsealed = Unsealed::Accept,
@@ -230,6 +241,10 @@ fn parse<P: DeviceProgram>(mut parser: Parser) -> Result<Task<P::Arguments>, Err
             other if P::argument(&mut arguments, other, &mut parser)? => {}
             other => return Err(Arg::Long(other).unexpected().into()),
         }
+    }
+    if options.logged && !options.spawned {
+        // There is no tracer, and the calls would fail.
+        return Err(Error::Usage("--sandbox-log is for programs that vmm has spawned".to_owned()));
     }
     Ok(Task::Serve(options, arguments))
 }

@@ -26,8 +26,7 @@ pub fn fork(
     serve: impl FnOnce(),
 ) -> Result<Child, Error> {
     let failed = |step| move |errno| Error::Spawn { name: name.to_owned(), step, errno };
-    if std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() > 1) {
-        // The copy would have one of them, and every lock that another held for ever.
+    if !is_alone() {
         return Err(failed("fork with more than one thread")(Errno::EBUSY));
     }
     match Namespaces::none().clone(Kinship::Child, None).map_err(failed("fork"))? {
@@ -43,6 +42,12 @@ pub fn fork(
             end_process(i32::from(!ready))
         }
     }
+}
+
+/// Whether the calling process has one thread: a copy of another would have one of them, and every lock that another held
+/// for ever.
+pub(crate) fn is_alone() -> bool {
+    std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1)
 }
 
 /// Spawns the program of `plan` as a child of the caller's parent; when this returns `Ok` the exec has happened.

@@ -11,6 +11,7 @@ mod directory;
 mod driver;
 mod expectations;
 mod layers;
+mod logging;
 mod orphan;
 mod posture;
 mod probe;
@@ -102,6 +103,7 @@ fn main() -> ExitCode {
         Ok(more) => count = count.join(more),
         Err(error) => count.add("arguments", Err(error)),
     }
+    count = count.join(logging::run());
     // Once: it is an ordinary user's in either case.
     match layers::run(who) {
         Ok(more) => count = count.join(more),

@@ -56,7 +56,13 @@ fn arguments(arguments: impl Iterator<Item = String>) -> Result<Requirement, Err
         error
     };
     match given.as_slice() {
-        [hand_over, sandbox] if hand_over == "--hand-over=3" => {
+        [hand_over, sandbox, rest @ ..] if hand_over == "--hand-over=3" => {
+            match rest {
+                [] => {}
+                // Whoever executes us decides it, before the first byte of the hand-over; see there.
+                [log] if log.starts_with("--sandbox-log=") => sandbox_policies::log_refusals(),
+                _ => return Err(wrong()),
+            }
             sandbox.strip_prefix("--sandbox=").and_then(|word| word.parse().ok()).ok_or_else(wrong)
         }
         _ => Err(wrong()),

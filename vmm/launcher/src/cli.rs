@@ -113,6 +113,11 @@ pub struct CommandLine {
     #[arg(long)]
     pub dry_run: bool,
 
+    /// Refuse no system call, and list each that a policy would have refused: for whoever writes or packages policies.
+    /// Not for guests that are not trusted.
+    #[arg(long, conflicts_with = "dry_run")]
+    pub sandbox_log: bool,
+
     /// What may stand in the file too.
     #[command(flatten)]
     pub settings: Config,
@@ -205,6 +210,21 @@ mod tests {
         }
         let Err(Error::Usage(text)) = line(&["--sandbox=none"]) else { panic!("accepted") };
         assert!(text.contains("required") && text.contains("available"), "{text}");
+    }
+
+    #[test]
+    fn only_the_command_line_turns_refusals_off() {
+        let Ok(Request::Run(run)) = line(&["--kernel", "vmlinuz", "--sandbox-log"]) else {
+            panic!("refused")
+        };
+        assert!(run.sandbox_log);
+        let Ok(Request::Run(run)) = line(&["--kernel", "vmlinuz"]) else { panic!("refused") };
+        assert!(!run.sandbox_log);
+        for arguments in [&["--sandbox-log=on"][..], &["--sandbox-log", "--dry-run"]] {
+            assert!(matches!(line(arguments), Err(Error::Usage(_))), "{arguments:?}");
+        }
+        let file = std::path::Path::new("guest.toml");
+        assert!(Config::from_toml("sandbox-log = true", file).is_err());
     }
 
     #[test]

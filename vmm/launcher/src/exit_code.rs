@@ -25,11 +25,13 @@ pub enum Code {
     Reset,
     /// The guest crashed: triple fault or an error inside KVM.
     GuestCrash,
+    /// With `--sandbox-log`: the machine ended well, and something would have been refused.
+    Refusals,
     /// Ended by this signal, as it came twice or the guest ignored its power button.
     Signal(u8),
 }
 
-const TABLE: [(Code, &str); 11] = [
+const TABLE: [(Code, &str); 12] = [
     (Code::PoweredOff, "the guest powered off"),
     (Code::Internal, "internal error"),
     (Code::Usage, "arguments or configuration cannot be used"),
@@ -41,9 +43,16 @@ const TABLE: [(Code, &str); 11] = [
     (Code::Core, "the core died"),
     (Code::Reset, "the guest asked for a reset (reboot)"),
     (Code::GuestCrash, "the guest crashed (triple fault, KVM internal error)"),
+    (Code::Refusals, "the guest powered off, and --sandbox-log has listed what a policy refuses"),
 ];
 
 impl Code {
+    /// What a process of ours meant that ended with this number.
+    pub fn of(number: u8) -> Code {
+        let listed = TABLE.iter().map(|(code, _)| *code).find(|code| code.number() == number);
+        listed.or_else(|| number.checked_sub(128).map(Code::Signal)).unwrap_or(Code::Internal)
+    }
+
     /// The number that the shell sees.
     pub fn number(self) -> u8 {
         match self {
@@ -58,6 +67,7 @@ impl Code {
             Code::Core => 8,
             Code::Reset => 9,
             Code::GuestCrash => 10,
+            Code::Refusals => 11,
             Code::Signal(number) => number.saturating_add(128),
         }
     }
@@ -80,11 +90,19 @@ mod tests {
     #[test]
     fn the_table_lists_each_number_once_and_in_order() {
         let numbers: Vec<u8> = TABLE.iter().map(|(code, _)| code.number()).collect();
-        assert_eq!(numbers, (0..=10).collect::<Vec<u8>>());
+        assert_eq!(numbers, (0..=11).collect::<Vec<u8>>());
     }
 
     #[test]
     fn signals_are_counted_from_128() {
         assert_eq!(Code::Signal(15).number(), 143);
+    }
+
+    #[test]
+    fn a_number_is_the_code_that_has_it() {
+        for number in (0..=11).chain(128..=192) {
+            assert_eq!(Code::of(number).number(), number);
+        }
+        assert_eq!(Code::of(99), Code::Internal);
     }
 }

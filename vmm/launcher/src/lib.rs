@@ -32,6 +32,7 @@ mod open;
 mod policy;
 mod programs;
 mod report;
+mod sandbox_log;
 mod size;
 mod spawn;
 mod spawner;
@@ -93,6 +94,12 @@ fn run(line: CommandLine) -> Result<Outcome, Error> {
     if line.dry_run {
         let inputs = Inputs::open(&machine, Purpose::DryRun)?;
         return Ok(print(&dry_run::plan(&machine, &inputs)));
+    }
+    // Before anything is opened: a tracer that held a disk would hold its lock.
+    if line.sandbox_log
+        && let Some(outcome) = sandbox_log::split()?
+    {
+        return Ok(outcome);
     }
     let mut inputs = Inputs::open(&machine, Purpose::Run)?;
     let memory = memory::create(machine.memory, machine.huge_pages)?;

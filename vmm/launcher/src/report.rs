@@ -5,8 +5,8 @@ use std::os::fd::AsFd;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use protocol::Counters;
-use sandbox_policies::Report;
 use sandbox_policies::posture::{self, Posture};
+use sandbox_policies::{Report, refusals_are_logged};
 
 use crate::json::Object;
 use crate::spawn::Process;
@@ -38,7 +38,8 @@ pub fn printable(text: &str) -> String {
 /// What holds for each process, as the kernel shows it; taken while we may still look.
 pub fn confinement(processes: &[Process]) -> String {
     let rows: Vec<String> = processes.iter().map(row).collect();
-    format!("confined: {}", rows.join(", "))
+    let logged = if refusals_are_logged() { ", but seccomp refuses nothing (--sandbox-log)" } else { "" };
+    format!("confined{logged}: {}", rows.join(", "))
 }
 
 /// Each layer that is missing, one line each.

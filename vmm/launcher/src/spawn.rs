@@ -7,7 +7,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
 use protocol::{Channel, Ready, ToDevice, Violation};
 use sandbox_policies::spawn::{Child, Ended, Identity, Plan};
-use sandbox_policies::{Directory, Program, Requirement};
+use sandbox_policies::{Directory, Program, Requirement, refusals_are_logged};
 
 use crate::error::Error;
 use crate::programs::Executable;
@@ -52,6 +52,10 @@ pub struct Process {
 /// How programs are told that they were spawned by us: the control channel is descriptor 3.
 pub const HAND_OVER: &str = "--hand-over=3";
 
+/// How programs are told that what their policies refuse is only logged, with what each is called, which is for the tracer:
+/// said if it holds for this process ([`sandbox_policies::log_refusals`]), and to be had from nobody else.
+pub const SANDBOX_LOG: &str = "--sandbox-log=";
+
 /// What it takes to spawn a program.
 #[derive(Debug, Clone, Copy)]
 pub struct Spawning<'a> {
@@ -87,10 +91,13 @@ impl Spawning<'_> {
         fcntl(&log, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
             .map_err(Error::system("set a pipe non-blocking"))?;
         let sandbox = format!("--sandbox={}", self.requirement);
+        let logged = format!("{SANDBOX_LOG}{}", self.name);
+        let arguments = [HAND_OVER, &sandbox, &logged];
+        let arguments = if refusals_are_logged() { &arguments[..] } else { &arguments[..2] };
         let child = spawn(&Plan {
             program: program.unwrap_or(self.executable.fd.as_fd()),
             name: self.executable.program.name(),
-            arguments: &[HAND_OVER, &sandbox],
+            arguments,
             log: their_log.as_fd(),
             control: theirs.as_fd(),
             null: self.null,

@@ -9,7 +9,7 @@ use protocol::{
     Channel, DeviceStatus, Failure, FailureKind, FromLauncher, Phase, ProcessStatus, ReplaceDevice,
     ToLauncher, limits,
 };
-use sandbox_policies::Program;
+use sandbox_policies::{Program, refusals_are_logged};
 
 use super::events::Event;
 use super::{Asker, Events, State, Supervisor};
@@ -144,10 +144,12 @@ impl Supervisor {
 
     /// Those that live, ourselves first.
     fn process_statuses(&self) -> Vec<ProcessStatus> {
+        // A state has 32 bytes; in more words it is a difference from what is promised.
+        let logged = if refusals_are_logged() { ", only logged" } else { "" };
         let own = |name: &str, state: &str, pid| ProcessStatus {
             name: name.to_owned(),
             program: Program::Launcher.name().to_owned(),
-            state: state.to_owned(),
+            state: format!("{state}{logged}"),
             pid,
             // The spawner is confined before it hears anything, ourselves when all are ready.
             ready: name == SPAWNER || self.state != State::Starting,
@@ -159,7 +161,7 @@ impl Supervisor {
         let living = living.map(|(index, process)| ProcessStatus {
             name: process.name.clone(),
             program: process.program.name().to_owned(),
-            state: self.state_of(index).to_owned(),
+            state: format!("{}{logged}", self.state_of(index)),
             pid: process.child.pid(),
             ready: process.ready.is_some(),
             landlock_abi: process.ready.as_ref().map_or(0, |ready| ready.landlock_abi),
