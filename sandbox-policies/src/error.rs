@@ -133,6 +133,10 @@ fn advice(step: &str, errno: &Errno) -> &'static str {
             "; a file system is mounted beneath it, which an ordinary user cannot leave out: share a directory without one"
         }
         ("shared directory", Errno::ENOSYS) => "; Linux 5.12 has what it takes",
+        ("trace it", Errno::EPERM | Errno::EACCES) => {
+            "; --sandbox-log takes ptrace of a child of one's own: kernel.yama.ptrace_scope below 2, and no container \
+             that refuses it"
+        }
         ("exec", Errno::EACCES) => "; the program must be readable and executable by all (chmod 755)",
         ("exec", Errno::ENOENT) => {
             "; the program must be statically linked: there is no loader in an empty root"

@@ -107,7 +107,7 @@ fn logging(mut filter: BpfProgram, program: Program, stage: Stage) -> Result<Bpf
 }
 
 /// A filter's own 16 bits: its program and its stage, by their places in the lists of all.
-fn place(program: Program, stage: Stage) -> Option<u16> {
+pub fn place(program: Program, stage: Stage) -> Option<u16> {
     let program = Program::ALL.iter().position(|one| *one == program)?;
     let stage = program_stages(program)?.iter().position(|one| *one == stage)?;
     Some(u16::from(u8::try_from(program).ok()?) << 8 | u16::from(u8::try_from(stage).ok()?))

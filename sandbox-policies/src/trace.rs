@@ -23,6 +23,8 @@ use crate::system_calls::{
     Clone, exit_now, go_on, next_of_traced, reset_signal, signal_process, stay_stopped,
 };
 use crate::{Error, Program, Stage, capabilities, process, seccomp};
+
+pub use crate::seccomp::place;
 use std::os::fd::AsFd;
 
 /// A system call that a list does not have.

@@ -1,134 +1,108 @@
-//! The filters that live processes stand under, read back from the kernel and compared with the policies, instruction by
-//! instruction: what a posture's count of filters cannot say.
-//!
-//! Root may read them, of a kernel with CONFIG_CHECKPOINT_RESTORE, through ptrace(2): the thread stops for as long.
-#![expect(
-    unsafe_code,
-    reason = "PTRACE_SECCOMP_GET_FILTER writes through a pointer, and no safe library has it"
-)]
+//! Programs with other filters than they ship: the ones that are embedded in a copy of the executable are replaced there by
+//! others of the same length.
 
-use nix::errno::Errno;
-use nix::libc;
-use nix::sys::ptrace::{self, Options};
-use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, waitpid};
-use nix::unistd::Pid;
-use sandbox_policies::{Program, Stage, policy, posture};
-use system_tests::{Result, Running, children, within};
+use std::collections::BTreeMap;
 
-use crate::driver::DONE;
-use crate::expectations::KERNEL_THREAD;
-use crate::guest::Guest;
-use crate::house::{House, Who};
-use crate::moments::program_among;
+use sandbox_policies::policy::{List, Operator, Refusal, list};
+use sandbox_policies::trace::place;
+use sandbox_policies::{Program, Stage};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch,
+};
+use syscalls::Sysno;
 
-/// `ptrace.h`'s, of Linux 4.4 and later.
-const GET_FILTER: u32 = 0x420c;
+/// `BPF_JMP | BPF_JEQ | BPF_K`
+const COMPARES: u16 = 0x15;
+/// A number that no system call has.
+const NONE: u32 = 0x0fff_fff0;
 
-/// The longest filter: BPF_MAXINSNS.
-const LONGEST: usize = 4096;
+/// How each filter begins: the check of the architecture, and the number of the call.
+const BEGINNING: usize = 4 * 8;
 
-/// What the kernel writes for one instruction, `struct sock_filter`.
-type Instruction = [u8; 8];
+/// Takes every rule for `call` out of the stage's filter in the executable of `program`.
+pub fn remove(executable: &mut [u8], program: Program, stage: Stage, call: &str) {
+    let list = list(program, stage).expect("a stage of the program's");
+    let mut shorter = compiled(list, SeccompAction::Allow);
+    let number = number(call);
+    let mut compares: Vec<_> =
+        shorter.iter_mut().filter(|it| (it.code, i64::from(it.k)) == (COMPARES, number)).collect();
+    assert_eq!(compares.len(), 1, "{call}: its number is compared with arguments as well, or not listed");
+    compares.iter_mut().for_each(|it| it.k = NONE);
+    let whole = bytes(&compiled(list, SeccompAction::Allow));
+    replace(executable, &[(whole, bytes(&shorter))]);
+}
 
-/// Filter number `index` of a stopped thread, 0 being the first that it got; `None`: it has no more.
-fn filter(thread: Pid, index: usize) -> nix::Result<Option<Vec<Instruction>>> {
-    let mut room = vec![Instruction::default(); LONGEST];
-    // SAFETY: the kernel writes at most BPF_MAXINSNS instructions of 8 bytes, and refuses to install longer filters; `room`
-    // has place for as many, and nobody else uses it meanwhile.
-    let count = Errno::result(unsafe { libc::ptrace(GET_FILTER, thread.as_raw(), index, room.as_mut_ptr()) });
-    match count {
-        Ok(count) => {
-            room.truncate(usize::try_from(count).expect("a number of instructions"));
-            Ok(Some(room))
+/// Has the filters of all stages of `program` tell a tracer what they allow, with their place; what they refuse they refuse.
+pub fn tell_what_is_allowed(executable: &mut [u8], program: Program) {
+    let pairs = program.stages().iter().map(|stage| {
+        let list = list(program, *stage).expect("a stage of the program's");
+        let place = place(program, *stage).expect("a place for each stage");
+        let telling = compiled(list, SeccompAction::Trace(place.into()));
+        (bytes(&compiled(list, SeccompAction::Allow)), bytes(&telling))
+    });
+    let pairs: Vec<_> = pairs.collect();
+    replace(executable, &pairs);
+}
+
+/// Each filter by the other, wherever it is.
+fn replace(executable: &mut [u8], pairs: &[(Vec<u8>, Vec<u8>)]) {
+    let beginning = &pairs[0].0[..BEGINNING];
+    let begins: Vec<usize> = executable
+        .windows(BEGINNING)
+        .enumerate()
+        .filter(|(_, it)| *it == beginning)
+        .map(|(at, _)| at)
+        .collect();
+    for (before, after) in pairs {
+        assert_eq!(before.len(), after.len());
+        let mut replaced = 0;
+        for at in &begins {
+            if executable[*at..].starts_with(before) {
+                executable[*at..*at + after.len()].copy_from_slice(after);
+                replaced += 1;
+            }
         }
-        Err(Errno::ENOENT) => Ok(None),
-        Err(errno) => Err(errno),
+        assert!(replaced > 0, "a filter is not in the program");
     }
 }
 
-/// All filters of a live thread, in the order in which it got them.
-fn filters(thread: i32) -> nix::Result<Vec<Vec<Instruction>>> {
-    let thread = Pid::from_raw(thread);
-    ptrace::seize(thread, Options::empty())?;
-    ptrace::interrupt(thread)?;
-    // A tracee stops for its tracer whatever else it is waited for by.
-    waitpid(thread, Some(WaitPidFlag::__WALL))?;
-    let all = (0..).map(|index| filter(thread, index).transpose()).map_while(|found| found).collect();
-    ptrace::detach(thread, None)?;
-    all
+fn number(call: &str) -> i64 {
+    call.parse::<Sysno>().expect("a system call").id().into()
 }
 
-/// As the policy has it.
-fn written(program: Program, stage: Stage) -> Vec<Instruction> {
-    let bytes = policy::filter(program, stage).expect("a stage of its policy");
-    bytes.as_chunks().0.to_vec()
-}
-
-/// Each thread of `pid` has just these.
-fn has(pid: i32, program: Program, stage: impl Fn(&str) -> Stage, by_spawner: bool) {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("a live process");
-    let names = posture::read(pid).expect("a live process").threads;
-    let mut looked_at = 0;
-    for task in tasks.map(|entry| entry.expect("a thread").file_name()) {
-        let task: i32 = task.to_str().expect("a number").parse().expect("a number");
-        let name = std::fs::read_to_string(format!("/proc/{pid}/task/{task}/comm")).expect("a live thread");
-        let name = name.trim_end();
-        if name == KERNEL_THREAD {
-            continue;
+/// As the build script of the policies compiles them, for what is `allowed` with this answer.
+fn compiled(list: &List, allowed: SeccompAction) -> BpfProgram {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+    for rule in list.rules {
+        let of_call = rules.entry(number(rule.call)).or_default();
+        let conditions = rule.conditions.iter().map(|it| {
+            let width = if it.wide { SeccompCmpArgLen::Qword } else { SeccompCmpArgLen::Dword };
+            let operator = match it.operator {
+                Operator::Equal => SeccompCmpOp::Eq,
+                Operator::NotEqual => SeccompCmpOp::Ne,
+                Operator::MaskedEqual(mask) => SeccompCmpOp::MaskedEq(mask),
+            };
+            SeccompCondition::new(it.argument, width, operator, it.value).expect("a condition")
+        });
+        let conditions: Vec<_> = conditions.collect();
+        if !conditions.is_empty() {
+            of_call.push(SeccompRule::new(conditions).expect("a rule"));
         }
-        let found = filters(task).expect("root may");
-        let mut wanted = Vec::new();
-        if by_spawner {
-            wanted.push(written(Program::Launcher, Stage::Spawner));
-        }
-        if program != Program::Launcher {
-            // The one that hides clone3 is no policy's, and short.
-            wanted.extend(found.get(wanted.len()).filter(|hides| hides.len() < 16).cloned());
-            wanted.push(written(program, Stage::Setup));
-        }
-        wanted.push(written(program, stage(name)));
-        let lengths = |all: &[Vec<Instruction>]| all.iter().map(Vec::len).collect::<Vec<_>>();
-        assert!(found == wanted, "{program:?} {name}: {:?}, not {:?}", lengths(&found), lengths(&wanted));
-        looked_at += 1;
     }
-    assert!(looked_at > 0 && looked_at >= names.len() - 1, "{program:?}: {looked_at} of {}", names.len());
-}
-
-/// Of a core's thread by its name.
-fn of_core(thread: &str) -> Stage {
-    if thread.starts_with("vcpu") { Stage::Vcpu } else { Stage::Control }
-}
-
-#[test]
-fn the_filters_of_live_processes_are_those_of_the_policies() -> Result<()> {
-    if !nix::unistd::geteuid().is_root() {
-        println!("not root: nobody else may read filters");
-        return Ok(());
-    }
-    let house = House::new(Who::Caller)?;
-    let running = house.start(Guest::Drives, None)?;
-    running.wait_for(DONE)?;
-    let find = |name: &str| program_among(running.pid(), name).expect("a live process of it");
-    has(running.pid(), Program::Launcher, |_| Stage::Serve, false);
-    has(spawner(&running), Program::Launcher, |_| Stage::Spawner, false);
-    has(find("vmm-core"), Program::Core, of_core, false);
-    let first = find("device-blk");
-    has(first, Program::DeviceBlk, |_| Stage::Serve, false);
-    // A successor has the spawner's as well.
-    kill(Pid::from_raw(first), Signal::SIGKILL).expect("it lives");
-    running.wait_for_log("a successor", |log| log.contains("vmm: device blk0 serves again").then_some(()))?;
-    let successor =
-        within("the successor", || program_among(running.pid(), "device-blk").filter(|it| *it != first))?;
-    has(successor, Program::DeviceBlk, |_| Stage::Serve, true);
-    drop(running);
-    house.check_left()
-}
-
-/// The launcher's copy of itself, which has named itself so.
-fn spawner(running: &Running) -> i32 {
-    let named = |pid: &i32| {
-        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "vmm-spawner\n")
+    let refusal = match list.refusal {
+        Refusal::Told => SeccompAction::Trap,
+        Refusal::Killed => SeccompAction::KillProcess,
     };
-    children(running.pid()).iter().map(|child| child.pid).find(named).expect("a spawner")
+    let filter = SeccompFilter::new(rules, refusal, allowed, TargetArch::x86_64);
+    filter.expect("a filter").try_into().expect("a program for the kernel")
+}
+
+fn bytes(filter: &BpfProgram) -> Vec<u8> {
+    let instructions = filter.iter().map(|it| {
+        let [c0, c1] = it.code.to_le_bytes();
+        let [k0, k1, k2, k3] = it.k.to_le_bytes();
+        [c0, c1, it.jt, it.jf, k0, k1, k2, k3]
+    });
+    instructions.flatten().collect()
 }

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use crate::guest::Guest;
 use crate::terminal::Terminal;
-use crate::{leftovers, missing_rule};
+use crate::{filters, leftovers};
 
 /// The ordinary user as whom machines run when we may choose: nobody, in nobody's group.
 pub const ORDINARY: u32 = 65534;
@@ -26,6 +26,9 @@ const KVM: (u64, u64) = (10, 232);
 
 /// Where the control socket is, whose name stays when a machine is killed.
 const SOCKETS: &str = "sockets";
+
+/// What is written of a machine that is witnessed.
+const WITNESSED: &str = "rules";
 
 /// One machine at a time, so that whatever runs is of this machine.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -82,7 +85,7 @@ impl House {
         Ok(house)
     }
 
-    /// The same with programs that lack rules of their policies ([`missing_rule`]).
+    /// The same with programs that lack rules of their policies ([`filters`]).
     pub fn without_rules(who: Who, rules: &[(Program, Stage, &str)]) -> Result<Self> {
         let mut house = Self::new(who)?;
         if !house.programs.starts_with(house.folder.path()) {
@@ -91,10 +94,47 @@ impl House {
         for (program, stage, call) in rules {
             let path = house.programs.join(program.name());
             let mut bytes = fs::read(&path).expect("a program");
-            missing_rule::remove(&mut bytes, *program, *stage, call);
+            filters::remove(&mut bytes, *program, *stage, call);
             fs::write(&path, bytes).expect("room for a program");
         }
         Ok(house)
+    }
+
+    /// The same with programs whose filters tell a tracer what they allow ([`filters`]), for [`House::start_witnessed`].
+    pub fn with_telling_filters() -> Result<Self> {
+        let mut house = Self::new(Who::Caller)?;
+        house.copy_programs();
+        for program in Program::ALL {
+            let path = house.programs.join(program.name());
+            let mut bytes = fs::read(&path).expect("a program");
+            filters::tell_what_is_allowed(&mut bytes, program);
+            fs::write(&path, bytes).expect("room for a program");
+        }
+        Ok(house)
+    }
+
+    /// A machine of which [`House::witnessed`] says afterwards which rules allowed something to it.
+    pub fn start_witnessed(
+        &self,
+        guest: Guest,
+        options: &str,
+        devices: &[&str],
+        more: &[&str],
+    ) -> Result<Running> {
+        let machine = self.machine(guest, None, options, devices);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rule-witness"));
+        command
+            .arg(self.folder.path().join(WITNESSED))
+            .arg(machine.get_program())
+            .args(machine.get_args())
+            .args(more);
+        command.current_dir(self.folder.path());
+        Running::start(command)
+    }
+
+    /// The rules of the last machine, once it is over: a line each.
+    pub fn witnessed(&self) -> String {
+        fs::read_to_string(self.folder.path().join(WITNESSED)).expect("what the witness has written")
     }
 
     fn copy_programs(&mut self) {
@@ -225,7 +265,10 @@ impl House {
         leftovers::no_process()?;
         leftovers::no_lock(&self.disk());
         leftovers::no_lock(&self.memory());
-        leftovers::no_file(self.folder.path(), &["bin", "disk.raw", "kernel", "kvm", "memory.raw", SOCKETS]);
+        leftovers::no_file(
+            self.folder.path(),
+            &["bin", "disk.raw", "kernel", "kvm", "memory.raw", SOCKETS, WITNESSED],
+        );
         Ok(())
     }
 }

@@ -24,19 +24,21 @@ mod hand_over;
 #[cfg(test)]
 mod house;
 #[cfg(test)]
+mod in_force;
+#[cfg(test)]
 mod inspect;
 #[cfg(test)]
 mod kills;
 #[cfg(test)]
 mod leftovers;
 #[cfg(test)]
-mod missing_rule;
-#[cfg(test)]
 mod moments;
 #[cfg(test)]
 mod posture;
 #[cfg(test)]
 mod refusals;
+#[cfg(test)]
+mod rules;
 #[cfg(test)]
 mod sandbox_log;
 #[cfg(test)]

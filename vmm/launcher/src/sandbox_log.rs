@@ -35,7 +35,7 @@ const NAME: usize = 64;
 
 /// Forks the launcher off and traces it to its end: `None` in the launcher, which goes on.
 pub fn split() -> Result<Option<Outcome>, Error> {
-    let tracer = match trace::split().map_err(cannot_trace)? {
+    let tracer = match trace::split()? {
         Side::Traced => return Ok(None),
         Side::Tracer(tracer) => tracer,
     };
@@ -52,13 +52,6 @@ pub fn split() -> Result<Option<Outcome>, Error> {
     })?;
     listing.summary().iter().for_each(|line| report::say(line));
     Ok(Some(Outcome { code: listing.code(ended), text: None }))
-}
-
-fn cannot_trace(error: sandbox_policies::Error) -> Error {
-    Error::Control(format!(
-        "--sandbox-log: {error}; it takes ptrace of its own child: kernel.yama.ptrace_scope below 2, and no container \
-         that refuses it"
-    ))
 }
 
 /// What is told apart.

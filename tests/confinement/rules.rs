@@ -1,0 +1,246 @@
+//! Each rule of each policy allows something to the machines here, or stands in `unused_rules.txt` with the reason why
+//! it does not: a rule that nobody needs is found.
+//!
+//! The programs are copies whose filters tell a tracer what they allow ([`crate::filters`]); all else is as it ships. A rule
+//! for setting up counts as used if serving uses it, and one of the spawner's if a device does: filters stack.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Output;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use sandbox_policies::policy::{self, Rule};
+use sandbox_policies::{Program, Stage};
+use system_tests::{Result, children};
+use tempfile::TempDir;
+
+use crate::driver::DONE;
+use crate::guest::Guest;
+use crate::house::House;
+use crate::moments::program_among;
+
+/// Why each of the others is not used here.
+const EXCUSES: &str = include_str!("unused_rules.txt");
+
+/// A rule, where it stands, whether it was used there, and whether there is an excuse if it was not.
+struct Seen {
+    program: Program,
+    stage: Stage,
+    rule: &'static Rule,
+    used: bool,
+    excused: bool,
+}
+
+impl Seen {
+    /// As the file of excuses has it.
+    fn words(&self) -> String {
+        let meanings: Vec<&str> = self.rule.conditions.iter().map(|it| it.meaning).collect();
+        let meanings =
+            if meanings.is_empty() { String::new() } else { format!(" ({})", meanings.join("; ")) };
+        format!("{}.{} {}{meanings}", self.program.name(), self.stage.key(), self.rule.call)
+    }
+
+    /// Whether it is the same rule, wherever it stands.
+    fn is_like(&self, other: &Seen) -> bool {
+        let conditions = |rule: &Rule| -> Vec<_> {
+            rule.conditions.iter().map(|it| (it.argument, it.wide, it.operator, it.value)).collect()
+        };
+        self.rule.call == other.rule.call
+            && (conditions(self.rule) == conditions(other.rule) || self.rule.conditions.is_empty())
+    }
+
+    /// Whether it takes this rule of an earlier filter.
+    fn takes(&self, earlier: &Seen) -> bool {
+        let device = !matches!(self.program, Program::Launcher | Program::Core);
+        let stacked = match (earlier.program, earlier.stage) {
+            (Program::Launcher, Stage::Spawner) => device && self.stage != Stage::StandAlone,
+            (program, Stage::Setup) => {
+                program == self.program && ![Stage::Setup, Stage::StandAlone].contains(&self.stage)
+            }
+            _ => false,
+        };
+        stacked && earlier.is_like(self)
+    }
+}
+
+#[test]
+fn each_rule_is_used_or_known_not_to_be() -> Result<()> {
+    let mut used = BTreeSet::new();
+    for machine in [powers_off, is_driven_and_controlled] {
+        let house = House::with_telling_filters()?;
+        machine(&house)?;
+        used.extend(house.witnessed().lines().map(str::to_owned));
+        house.check_left()?;
+    }
+    let wrong = wrong(rules(&used), EXCUSES);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
+
+/// Its end is the guest's.
+fn powers_off(house: &House) -> Result<()> {
+    let running = house.start_witnessed(Guest::DrivesAndPowersOff, "", &[], &[])?;
+    let ended = running.wait()?;
+    assert_eq!(ended.code(), Some(0), "{}", ended.everything());
+    Ok(())
+}
+
+/// One device of each kind but a network, each started again; and what can be asked of a machine.
+fn is_driven_and_controlled(house: &House) -> Result<()> {
+    house.make_place_for_socket();
+    let shared = tempfile::tempdir().expect("a folder");
+    let sockets = tempfile::tempdir().expect("a folder");
+    let devices = devices(house, &shared, &sockets);
+    let devices: Vec<&str> = devices.iter().map(String::as_str).collect();
+    let control = format!("--control-socket={}", house.control().display());
+    let running = house.start_witnessed(Guest::KeepsDriving, "", &devices, &[&control])?;
+    running.wait_for(DONE)?;
+    for (program, device) in [
+        ("device-blk", "blk0"),
+        ("device-rng", "rng0"),
+        ("device-balloon", "balloon0"),
+        ("device-console", "console0"),
+        ("device-pmem", "pmem0"),
+        ("device-fs", "fs0"),
+        ("device-vsock", "vsock0"),
+    ] {
+        let launcher = children(running.pid()).first().expect("a launcher beneath its witness").pid;
+        let pid = program_among(launcher, program).expect("a live process of each");
+        kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it is ours");
+        let line = format!("vmm: device {device} serves again");
+        running.wait_for_log(&line, |log| log.contains(&line).then_some(()))?;
+    }
+    let ctl = |arguments: &[&str]| {
+        let output: Output =
+            house.vmm().arg("ctl").arg(house.control()).args(arguments).output().expect("vmm runs");
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    for arguments in [
+        &["devices"][..],
+        &["replace-device", "blk0"],
+        &["resize-disk", "blk0", "8M"],
+        &["resize-console", "console0", "100x40"],
+        &["balloon", "balloon0", "8M"],
+    ] {
+        ctl(arguments);
+    }
+    running.signal(Signal::SIGUSR1)?;
+    running.wait_for_log("the counters", |log| log.contains("vmm: counters ").then_some(()))?;
+    running.signal(Signal::SIGTERM)?;
+    running.signal(Signal::SIGQUIT)?;
+    running.wait().map(drop)
+}
+
+fn devices(house: &House, shared: &TempDir, sockets: &TempDir) -> Vec<String> {
+    let path = |path: &Path| path.display().to_string();
+    vec![
+        "rng".to_owned(),
+        "balloon".to_owned(),
+        "console,pty=on".to_owned(),
+        format!("pmem,path={}", path(&house.memory())),
+        format!("fs,path={},tag=t", path(shared.path())),
+        format!("vsock,cid=42,path={}", path(&sockets.path().join("vm"))),
+    ]
+}
+
+/// All rules; `used` says each that allowed something: program, stage and number.
+fn rules(used: &BTreeSet<String>) -> Vec<Seen> {
+    let mut all = Vec::new();
+    for program in Program::ALL {
+        for stage in program.stages() {
+            let rules = policy::list(program, *stage).expect("a list of each stage").rules;
+            all.extend(rules.iter().enumerate().map(|(number, rule)| Seen {
+                program,
+                stage: *stage,
+                rule,
+                used: used.contains(&format!("{} {} {number}", program.name(), stage.key())),
+                excused: false,
+            }));
+        }
+    }
+    all
+}
+
+/// What does not agree: rules that are neither used nor excused, and excuses without a rule that needs one.
+fn wrong(mut rules: Vec<Seen>, excuses: &str) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for line in excuses.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let Some(excuse) = Excuse::read(line) else {
+            wrong.push(format!("{line}: neither never nor sometimes, a place and a call"));
+            continue;
+        };
+        let mut needed = false;
+        for seen in rules.iter_mut().filter(|seen| excuse.is_for(&seen.words())) {
+            needed = needed || excuse.sometimes || !seen.used;
+            seen.excused = true;
+        }
+        if !needed {
+            wrong.push(format!("{line}: there is no such rule, or it is used"));
+        }
+    }
+    let needed = |rule: &Seen| rule.used || rule.excused;
+    let idle = rules
+        .iter()
+        .filter(|rule| !needed(rule) && !rules.iter().any(|later| needed(later) && later.takes(rule)));
+    wrong.extend(idle.map(|rule| format!("{}: nobody needs it; remove it, or excuse it", rule.words())));
+    wrong
+}
+
+/// A line of the file.
+struct Excuse<'a> {
+    /// It may be used all the same.
+    sometimes: bool,
+    /// Program and stage, and the call; a star in them is anything.
+    place: &'a str,
+    call: &'a str,
+}
+
+impl<'a> Excuse<'a> {
+    fn read(line: &'a str) -> Option<Self> {
+        let (word, rest) = line.split_once(' ')?;
+        let (place, call) = rest.split_once(' ')?;
+        ["never", "sometimes"].contains(&word).then_some(Self { sometimes: word == "sometimes", place, call })
+    }
+
+    fn is_for(&self, rule: &str) -> bool {
+        let matches = |pattern: &str, text: &str| match pattern.split_once('*') {
+            None => pattern == text,
+            Some((begin, end)) => text.strip_prefix(begin).is_some_and(|rest| rest.ends_with(end)),
+        };
+        rule.split_once(' ')
+            .is_some_and(|(place, call)| matches(self.place, place) && matches(self.call, call))
+    }
+}
+
+#[test]
+fn an_excuse_that_nobody_needs_and_a_rule_without_one_are_found() {
+    let seen = |stage: Stage, used: bool| Seen {
+        program: Program::DeviceRng,
+        stage,
+        rule: policy::list(Program::DeviceRng, stage)
+            .expect("a list")
+            .of_call("ppoll")
+            .next()
+            .expect("a rule"),
+        used,
+        excused: false,
+    };
+    let both = |setup, serve| vec![seen(Stage::Setup, setup), seen(Stage::Serve, serve)];
+    assert_eq!(wrong(both(true, true), ""), Vec::<String>::new());
+    // What serving needs, setting up must allow.
+    assert_eq!(wrong(both(false, true), ""), Vec::<String>::new());
+    assert_eq!(wrong(both(true, false), "").len(), 1);
+    assert_eq!(wrong(both(false, false), "").len(), 2);
+    assert_eq!(wrong(both(false, false), "# Why.\nnever device-*.serve ppoll"), Vec::<String>::new());
+    for idle in [
+        "never * ppoll",
+        "never device-rng.serve ppoll",
+        "never * pause",
+        "sometimes * pause",
+        "always * ppoll",
+    ] {
+        assert_eq!(wrong(both(true, true), idle).len(), 1, "{idle}");
+    }
+    assert_eq!(wrong(both(true, true), "sometimes * ppoll"), Vec::<String>::new());
+}
