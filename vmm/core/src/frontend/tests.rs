@@ -7,6 +7,7 @@ mod changes;
 mod hostile;
 mod peer;
 mod replacement;
+mod silence;
 mod succession;
 
 pub use peer::send_with_fd;

@@ -159,6 +159,30 @@ fn descriptors_never_come_in() {
     assert_eq!(fds[0].revents(), Some(PollFlags::POLLHUP));
 }
 
+/// As many as one message can have, of all kinds, with any byte of the answer.
+#[test]
+fn no_kind_and_no_number_of_descriptors_comes_in() {
+    let request = FrontendReq::GET_QUEUE_NUM;
+    for at in [0, 11, 12, 19] {
+        for count in [1, 2, 253] {
+            let result = against(request, AMPLE, move |stream, asked| {
+                let event = nix::sys::eventfd::EventFd::new().unwrap();
+                let null = std::fs::File::open("/dev/null").unwrap();
+                let folder = std::fs::File::open("/").unwrap();
+                let kinds = [event.as_raw_fd(), null.as_raw_fd(), folder.as_raw_fd(), stream.as_raw_fd()];
+                let fds: Vec<_> = kinds.into_iter().cycle().take(count).collect();
+                let answer = good_answer(asked).unwrap();
+                let (before, after) = answer.split_at(at);
+                stream.write_all(before).unwrap();
+                peer::send_with_fds(stream, &after[..1], &fds);
+                let _gone = stream.write_all(&after[1..]);
+                ControlFlow::Continue(())
+            });
+            assert_eq!(result, Err(Fault::Descriptors(request)), "{count} at byte {at}");
+        }
+    }
+}
+
 #[test]
 fn a_configuration_about_something_else_is_refused() {
     for (expected, change) in [((1, 60), (0, 1_u32)), ((0, 61), (4, 61)), ((0, 0), (4, 0))] {

@@ -83,8 +83,11 @@ pub fn receive(stream: &mut UnixStream) -> Option<Request> {
 }
 
 pub fn send_with_fd(stream: &UnixStream, bytes: &[u8], fd: RawFd) {
-    let fds = [fd];
-    let rights = [ControlMessage::ScmRights(&fds)];
+    send_with_fds(stream, bytes, &[fd]);
+}
+
+pub fn send_with_fds(stream: &UnixStream, bytes: &[u8], fds: &[RawFd]) {
+    let rights = [ControlMessage::ScmRights(fds)];
     sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(bytes)], &rights, MsgFlags::empty(), None).unwrap();
 }
 

@@ -142,6 +142,27 @@ fn one_that_fails_while_it_is_replaced_is_lost_and_the_replacement_refused() {
     }
 }
 
+/// Of one that lies about where its rings stand the successor is never told, and the next one looks for itself.
+#[test]
+fn where_a_ring_cannot_stand_none_is_taken_up() {
+    for base in [0x1_0000, u32::MAX] {
+        let mut bench = serving(stands_at(base));
+        bench.replace(|_, request| {
+            assert!(!request.is(FrontendReq::SET_VRING_BASE), "told of it");
+            None
+        });
+        assert!(refused(&bench).contains("failed when its rings were to be drained"));
+        let text = bench.lost();
+        assert!(text.contains(&format!("{base:#x}")) || text.contains(&base.to_string()), "{text}");
+        bench.succeed(|_, _| None);
+        let seen = bench.until(FrontendReq::SET_VRING_BASE);
+        serves_again(&bench);
+        assert_eq!(seen.last().unwrap().word(4), 0);
+        still_serves(&bench);
+        bench.end();
+    }
+}
+
 #[test]
 fn a_replacement_that_dies_once_it_has_the_rings_is_lost_as_any_other() {
     for step in [

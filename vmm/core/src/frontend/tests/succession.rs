@@ -79,6 +79,22 @@ fn a_successor_goes_on_where_the_used_ring_is_and_the_driver_sees_nothing() {
     bench.end();
 }
 
+/// What a back end has scribbled into the rings the core does not read, but for one index, of which any value will do.
+#[test]
+fn rings_full_of_lies_are_the_drivers_and_the_successors_to_judge() {
+    let mut bench = bereft();
+    bench.memory.write_slice(&[0xFF; 0x4000], GuestAddress(0x1000)).unwrap();
+    bench.succeed(|_, _| None);
+    let seen = bench.until(FrontendReq::SET_VRING_BASE);
+    assert_eq!(seen.last().unwrap().word(4), 0xFFFF);
+    serves_again(&bench);
+    assert_eq!(bench.status(), SERVING);
+    bench.write(0x14, 0, 1);
+    bench.await_status(0);
+    assert!(bench.told.try_recv().is_err());
+    bench.end();
+}
+
 #[test]
 fn a_successor_may_die_at_any_step_and_the_next_one_serves() {
     let mut bench = bereft();

@@ -8,6 +8,8 @@
     reason = "a test says what it expects by failing"
 )]
 
+mod hostile;
+
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::pipe;
 use protocol::{Channel, CoreSetup, Exit, FailureKind, FromCore, Phase, PmemOptions, ToCore, memory_layout};
@@ -15,6 +17,7 @@ use sandbox_policies::Stage;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::thread::JoinHandle;
 use vmm_core::threads::Threads;
 use vmm_core::{handoff, machine};
 
@@ -26,6 +29,8 @@ struct Launcher {
     channel: Channel,
     input: Option<File>,
     output: File,
+    /// The core's control thread.
+    served: JoinHandle<()>,
 }
 
 impl Launcher {
@@ -58,7 +63,7 @@ impl Launcher {
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         channel.send(&ToCore::Setup(setup), &fds).unwrap();
         channel.send(&ToCore::Start, &[]).unwrap();
-        std::thread::spawn(move || {
+        let served = std::thread::spawn(move || {
             let mut hand_over = handoff::receive(&core).unwrap().unwrap();
             // Without the device that belongs to it, which has no part in reading and writing.
             hand_over.persistent = persistent;
@@ -69,7 +74,7 @@ impl Launcher {
             threads.serve();
             control.serve().unwrap();
         });
-        Self { channel, input: Some(typed.into()), output: shown.into() }
+        Self { channel, input: Some(typed.into()), output: shown.into(), served }
     }
 
     fn next(&self) -> FromCore {
