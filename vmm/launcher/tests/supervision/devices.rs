@@ -132,6 +132,11 @@ pub fn a_device_can_say_nothing_but_what_is_in_its_table() {
         "claim-to-be-core",
         "keep-twice",
         "keep-late",
+        "raw-junk",
+        "raw-byte",
+        "raw-long",
+        "raw-cut",
+        "raw-strays",
     ] {
         let ended = ends(act);
         assert_eq!(ended.code, Some(DEVICE), "{act}: {}", ended.log);

@@ -5,13 +5,14 @@
 #![expect(unsafe_code, reason = "the control channel is inherited, as descriptor 3")]
 
 use std::fs::File;
-use std::io::{Read, Seek, Write};
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::io::{IoSlice, Read, Seek, Write};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use protocol::{
     Abandon, Channel, Counter, Counters, DeviceLost, DeviceOptions, Exit, Failure, FailureKind, FromCore,
     FromDevice, Message, Phase, Ready, Reconnect, Reconnected, Refused, Replace, SetOutcome, Setting,
@@ -85,6 +86,10 @@ fn device(control: &Channel) -> ExitCode {
             ready();
             say(FromDevice::Keeps);
         }
+        act if act.starts_with("raw-") => {
+            ready();
+            say_raw(control, act);
+        }
         act if act.starts_with("refused") => {
             claim_a_refusal(act, ready, || say(FromDevice::Violation(VIOLATION)))
         }
@@ -102,6 +107,24 @@ fn device(control: &Channel) -> ExitCode {
         _ => ready(),
     }
     obey(control, &blk.serial)
+}
+
+/// What is no message.
+fn say_raw(control: &Channel, act: &str) {
+    let keeps = frame::encode(FromDevice::Keeps.kind(), &[], 0).expect("a frame");
+    let (bytes, fds) = match act {
+        "raw-junk" => (vec![0xFF; 64], 0),
+        "raw-byte" => (vec![0], 0),
+        "raw-long" => (vec![0; limits::MAX_FRAME + 1], 0),
+        "raw-cut" => (keeps[..keeps.len() - 1].to_vec(), 0),
+        _ => (keeps, 253),
+    };
+    let fds = vec![control.as_fd().as_raw_fd(); fds];
+    let rights = [ControlMessage::ScmRights(&fds)];
+    let rights = if fds.is_empty() { &[][..] } else { &rights[..] };
+    let parts = [IoSlice::new(&bytes)];
+    let raw = control.as_fd().as_raw_fd();
+    sendmsg::<()>(raw, &parts, rights, MsgFlags::empty(), None).expect("the launcher listens");
 }
 
 /// An answer to what nobody asked.
