@@ -277,6 +277,9 @@ impl<'m> Pieces<'m> {
 }
 
 #[cfg(test)]
+mod hostile;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -14,6 +14,8 @@ pub enum Error {
     System { action: &'static str, errno: Errno },
     #[error("the vhost-user front end closed the connection in the middle of a message")]
     Truncated,
+    #[error("the vhost-user front end sent more file descriptors than this process may have open")]
+    DescriptorFlood,
     #[error("vhost-user message {request}: header flags {flags:#x} are not those of a version 1 request")]
     HeaderFlags { request: u32, flags: u32 },
     #[error("vhost-user message {request}: {size} bytes of payload, the limit is {limit}")]

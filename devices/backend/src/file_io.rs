@@ -181,11 +181,19 @@ fn transfer(
 
 /// Takes the count of an event descriptor, so that the next poll waits. The count itself says nothing: whoever
 /// shares the descriptor may have taken it before us.
-pub fn take_event(event: &impl AsFd) {
+///
+/// False if it is none: a count is eight bytes and not 0. Of what has no end, or is at its end, each poll would say that
+/// there is something to read.
+pub fn take_event(event: &impl AsFd) -> bool {
     let mut count = [0u8; 8];
     let vector = iovec { iov_base: count.as_mut_ptr().cast(), iov_len: count.len() };
     // SAFETY: one vector, which covers `count`.
-    let _ = unsafe { preadv2(event.as_fd().as_raw_fd(), &raw const vector, 1, -1, 0) };
+    let read = unsafe { preadv2(event.as_fd().as_raw_fd(), &raw const vector, 1, -1, 0) };
+    match Errno::result(read) {
+        Ok(8) => u64::from_ne_bytes(count) != 0,
+        Ok(_) => false,
+        Err(errno) => matches!(errno, Errno::EAGAIN | Errno::EINTR),
+    }
 }
 
 /// Reads from `file` at `offset` into `buffer` until it is full or the file ends.

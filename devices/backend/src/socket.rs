@@ -39,6 +39,8 @@ impl Socket {
                 // Whoever gave us this socket may have made it non-blocking.
                 Err(Errno::EAGAIN) => self.wait(PollFlags::POLLIN)?,
                 Err(Errno::ECONNRESET) if filled == 0 => return Ok(false),
+                // Of a stream that is received from, only its control data can be too much.
+                Err(Errno::ENOBUFS) => return Err(Error::DescriptorFlood),
                 Err(errno) => return Err(Error::System { action: "receive from the front end", errno }),
             }
         }

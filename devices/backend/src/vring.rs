@@ -122,6 +122,7 @@ impl Vring {
             self.layout(memory)?;
         }
         let fd = fd.map(never_blocking).transpose()?.map(Arc::new);
+        let before = (self.events.clone(), self.started);
         self.pause();
         match event {
             RingEvent::Kick => {
@@ -131,7 +132,7 @@ impl Vring {
             RingEvent::Call => self.events.call = fd,
             RingEvent::Err => self.events.err = fd,
         }
-        self.serve(active)
+        self.serve(active).inspect_err(|_| (self.events, self.started) = before)
     }
 
     pub(crate) fn set_enable(&mut self, value: u32, active: &Active) -> Result<(), Error> {
@@ -141,8 +142,8 @@ impl Vring {
                 self.pause();
             }
             1 => {
-                self.enabled = true;
-                self.serve(active)?;
+                let before = std::mem::replace(&mut self.enabled, true);
+                self.serve(active).inspect_err(|_| self.enabled = before)?;
             }
             _ => return Err(Error::RingEnable { index: self.index.into(), value }),
         }

@@ -301,11 +301,11 @@ fn wait(shared: &Shared, awaited: &Awaited<'_>) -> bool {
     }
     let [_, happened] = fds.map(|fd| fd.revents().unwrap_or(PollFlags::POLLERR));
     if happened.contains(PollFlags::POLLIN) {
-        if let Awaited::Kick(kick) = awaited {
-            shared.counters.kicks.fetch_add(1, Relaxed);
-            take_event(kick);
+        let Awaited::Kick(kick) = awaited else { return true };
+        shared.counters.kicks.fetch_add(1, Relaxed);
+        if take_event(kick) {
+            return true;
         }
-        return true;
     }
     if !happened.is_empty() {
         let what =

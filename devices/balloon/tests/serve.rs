@@ -11,6 +11,9 @@
 #[expect(dead_code, reason = "a device needs a part of it")]
 #[expect(clippy::expect_used, clippy::panic, reason = "as above")]
 mod front_end;
+#[path = "../../backend/tests/hostile_front_end/mod.rs"]
+#[expect(clippy::panic, reason = "as above")]
+mod hostile_front_end;
 
 use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
@@ -66,6 +69,13 @@ fn page(at: u64) -> u32 {
 fn ends_well(device: Device) {
     assert_eq!(device.end(), (Some(0), String::new()));
 }
+
+/// A fresh program for each of what a hostile front end does.
+fn under_attack(_test: &str, attack: fn(hostile_front_end::Start<'_>)) {
+    attack(&|| Device::spawn(PROGRAM, &["--size=1048576"]));
+}
+
+hostile_front_end::attacks!(under_attack);
 
 #[test]
 fn pages_that_are_given_are_the_hosts_and_come_back_as_zeroes() {

@@ -10,19 +10,15 @@
 )]
 
 mod front_end;
+#[path = "../../backend/tests/hostile_front_end/mod.rs"]
+mod hostile_front_end;
 
-use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 
 use front_end::driver::{BUFFERS, Driver, INDIRECT, MEMORY, NEXT, WRITE, wait_for};
-use front_end::{
-    Device, NEED_REPLY, borrow, header_bytes, image, memfd, memory_table, request, ring_address, sealed,
-    state,
-};
+use front_end::{Device, header_bytes, image, memfd, memory_table, request};
 use nix::fcntl::SealFlag;
 use nix::sys::eventfd::EventFd;
-
-const GETS: [u32; 6] = [1, 11, 15, 17, 24, 31];
 
 fn negotiated(arguments: &[&str]) -> (tempfile::NamedTempFile, Device) {
     let disk = image(1 << 20);
@@ -31,81 +27,17 @@ fn negotiated(arguments: &[&str]) -> (tempfile::NamedTempFile, Device) {
     (disk, device)
 }
 
+/// A fresh program for each of what a hostile front end does.
+fn under_attack(_test: &str, attack: fn(hostile_front_end::Start<'_>)) {
+    let disk = image(1 << 20);
+    attack(&|| Device::start(disk.path(), &[]));
+}
+
+hostile_front_end::attacks!(under_attack);
+
 /// Still there: it answers.
 fn lives(device: &Device) {
     assert_eq!(device.get(request::GET_QUEUE_NUM), 1);
-}
-
-#[test]
-fn every_message_number_with_every_size_and_strays() {
-    let (_disk, device) = negotiated(&[]);
-    let before = device.descriptors();
-    let strays: Vec<File> = (0..40).map(|_| File::open("/dev/null").unwrap()).collect();
-    for number in 0..=255 {
-        for size in [0, 1, 8, 40, 0x1000] {
-            for count in [0, 1, 40] {
-                // Owner and features are negotiation, which would end in another session.
-                if [2, 3, 4, 16].contains(&number) && size <= 8 {
-                    continue;
-                }
-                device.send(number, 1 | NEED_REPLY, &vec![0; size], &borrow(&strays[..count]));
-                let reply =
-                    device.reply(number).unwrap_or_else(|| panic!("hung up on {number}, {size} bytes"));
-                assert!(GETS.contains(&number) || reply.len() == 8, "{number}: {} bytes", reply.len());
-            }
-        }
-    }
-    lives(&device);
-    // What a repeated, valid SET_VRING_CALL or KICK left is a descriptor or two, not one per message.
-    assert!(device.descriptors() <= before + 3, "{before} descriptors have become {}", device.descriptors());
-    let (code, log) = device.end();
-    assert_eq!(code, Some(0));
-    assert!(log.lines().count() <= 65, "{log}");
-}
-
-#[test]
-fn descriptors_stay_as_many_as_they_were() {
-    let (_disk, device) = negotiated(&[]);
-    let driver = Driver::new(&device);
-    let queue = driver.queue(0, 64, 0);
-    let before = device.descriptors();
-    let table = memory_table(&[(0, MEMORY, 0)]);
-    for round in 0..2000u32 {
-        let index = u64::from(0u32).to_ne_bytes();
-        assert!(device.ask(request::SET_MEM_TABLE, &table, &[driver.memory.as_fd()]));
-        assert!(device.ask(request::SET_VRING_CALL, &index, &[queue.call.as_fd()]));
-        assert!(device.ask(request::SET_VRING_KICK, &index, &[queue.kick.as_fd()]));
-        assert!(!device.ask(request::SET_VRING_NUM, &state(0, round), &[queue.kick.as_fd()]));
-        assert!(!device.ask(
-            request::SET_MEM_TABLE,
-            &memory_table(&[(0, MEMORY + 4096, 0)]),
-            &[driver.memory.as_fd()]
-        ));
-    }
-    assert_eq!(device.descriptors(), before);
-    assert_eq!(device.end().0, Some(0));
-}
-
-#[test]
-fn broken_framing_ends_the_connection_with_one_line() {
-    let cases = [[1u32, 1, 0x1001], [1, 1, u32::MAX], [1, 0, 0], [1, 2, 0], [1, 5, 0], [1, 0x11, 0]];
-    for header in cases {
-        let (_disk, device) = negotiated(&[]);
-        device.send_raw(header, &[], &[]);
-        assert_eq!(device.reply(1), None, "{header:?}");
-        let (code, log) = device.end();
-        assert_eq!((code, log.lines().count()), (Some(7), 1), "{log}");
-    }
-}
-
-#[test]
-fn a_refusal_that_cannot_be_told_ends_the_connection() {
-    let (_disk, device) = negotiated(&[]);
-    device.send(request::SET_VRING_NUM, 1, &state(0, 3), &[]);
-    assert_eq!(device.reply(request::SET_VRING_NUM), None);
-    let (code, log) = device.end();
-    assert_eq!(code, Some(7));
-    assert!(log.contains("size 3 is not a power of two"), "{log}");
 }
 
 #[test]
@@ -136,114 +68,10 @@ fn a_non_blocking_socket_is_waited_for() {
 }
 
 #[test]
-fn memory_that_is_not_there_is_refused() {
-    let (_disk, device) = negotiated(&[]);
-    let file = sealed(1 << 20);
-    let unsealed = memfd(1 << 20, SealFlag::empty());
-    let (pipe, _writer) = nix::unistd::pipe().unwrap();
-    let regular = tempfile::tempfile().unwrap();
-    regular.set_len(1 << 20).unwrap();
-    let ask = |regions: &[(u64, u64, u64)], fds: &[BorrowedFd<'_>]| {
-        device.ask(request::SET_MEM_TABLE, &memory_table(regions), fds)
-    };
-    let one = file.as_fd();
-    assert!(ask(&[(0, 1 << 20, 0)], &[one]));
-    assert!(!ask(&[(0, (1 << 20) + 1, 0)], &[one]), "larger than its file");
-    assert!(!ask(&[(0, 4096, 1 << 20)], &[one]), "behind the end of its file");
-    assert!(!ask(&[(0, 4096, u64::MAX)], &[one]), "offset + size overflows");
-    assert!(!ask(&[(u64::MAX - 4095, 8192, 0)], &[one]), "address + size overflows");
-    assert!(!ask(&[(0, 0, 0)], &[one]), "empty");
-    assert!(!ask(&[(0, 4096, 1)], &[one]), "unaligned offset");
-    assert!(!ask(&[], &[]), "no region");
-    assert!(!ask(&[(0, 8192, 0), (4096, 8192, 0)], &[one, one]), "overlapping");
-    assert!(!ask(&[(0, 4096, 0)], &[one, one]), "too many descriptors");
-    assert!(!ask(&[(0, 4096, 0), (8192, 4096, 0)], &[one]), "too few descriptors");
-    assert!(!ask(&[(0, 1 << 20, 0)], &[unsealed.as_fd()]), "may shrink");
-    assert!(!ask(&[(0, 1 << 20, 0)], &[regular.as_fd()]), "may shrink");
-    assert!(!ask(&[(0, 4096, 0)], &[pipe.as_fd()]), "a pipe");
-    for seal in [SealFlag::F_SEAL_WRITE, SealFlag::F_SEAL_FUTURE_WRITE] {
-        let sealed = memfd(4096, SealFlag::F_SEAL_SHRINK | seal);
-        assert!(!ask(&[(0, 4096, 0)], &[sealed.as_fd()]), "cannot be written");
-    }
-    let many: Vec<(u64, u64, u64)> = (0..33).map(|i| (i * 8192, 4096, 0)).collect();
-    assert!(ask(&many[..32], &[one; 32]));
-    assert!(!ask(&many, &[one; 33]));
-    lives(&device);
-    assert_eq!(device.end().0, Some(0));
-}
-
-#[test]
 fn unsealed_memory_is_taken_when_the_user_says_so() {
     let (_disk, device) = negotiated(&["--unsealed-memory"]);
     let file = memfd(1 << 20, SealFlag::empty());
     assert!(device.ask(request::SET_MEM_TABLE, &memory_table(&[(0, 1 << 20, 0)]), &[file.as_fd()]));
-    assert_eq!(device.end().0, Some(0));
-}
-
-#[test]
-fn rings_out_of_order_out_of_range_and_while_running() {
-    let (_disk, device) = negotiated(&[]);
-    let event = EventFd::new().unwrap();
-    let fd = [event.as_fd()];
-    let ask = |request, body: &[u8]| device.ask(request, body, &[]);
-    assert!(!device.ask(request::SET_VRING_KICK, &0u64.to_ne_bytes(), &fd), "before all else");
-    assert!(!ask(request::SET_VRING_ADDR, &ring_address(0, 0, 0x2000, 0x3000)), "before memory");
-    let driver = Driver::new(&device);
-    assert!(!ask(request::SET_VRING_ADDR, &ring_address(0, 0, 0x2000, 0x3000)), "before its size");
-    for size in [0, 3, 100, 2048, 32768, 65536, u32::MAX] {
-        assert!(!ask(request::SET_VRING_NUM, &state(0, size)), "size {size}");
-    }
-    assert!(ask(request::SET_VRING_NUM, &state(0, 1024)));
-    let outside = [
-        (MEMORY, 0x2000, 0x3000),
-        (MEMORY - 16, 0x2000, 0x3000),
-        (0, MEMORY - 2, 0x3000),
-        (0, 0x2000, MEMORY - 4),
-        (8, 0x2000, 0x3000),
-        (0, 0x2001, 0x3000),
-        (0, 0x2000, 0x3002),
-    ];
-    for (table, available, used) in outside {
-        assert!(
-            !ask(request::SET_VRING_ADDR, &ring_address(0, table, available, used)),
-            "{table:#x} {used:#x}"
-        );
-    }
-    assert!(!ask(request::SET_VRING_BASE, &state(0, 0x10000)));
-    for request in [8, 10, 18] {
-        assert!(!ask(request, &state(1, 1)), "request {request} for a ring that is not there");
-        assert!(!ask(request, &state(u32::MAX, 1)));
-    }
-    assert!(!ask(request::SET_VRING_ENABLE, &state(0, 2)));
-    assert!(!ask(request::SET_VRING_KICK, &0x100u64.to_ne_bytes()), "no polling");
-    let _queue = driver.queue(0, 64, 0);
-    assert!(!ask(request::SET_VRING_NUM, &state(0, 128)), "while running");
-    assert!(!ask(request::SET_VRING_BASE, &state(0, 5)), "while running");
-    assert!(!ask(request::SET_VRING_ADDR, &ring_address(0, 0, 0x2000, 0x3000)), "while running");
-    assert!(!ask(request::SET_FEATURES, &0u64.to_ne_bytes()), "while running");
-    let away = memory_table(&[(1 << 30, 4096, 0)]);
-    assert!(
-        !device.ask(request::SET_MEM_TABLE, &away, &[driver.memory.as_fd()]),
-        "the ring's memory taken away"
-    );
-    assert!(!ask(request::SET_FEATURES, &(1u64 << 63).to_ne_bytes()), "never offered");
-    assert!(!ask(request::SET_OWNER, &[]), "twice");
-    assert_eq!(device.end().0, Some(0));
-}
-
-#[test]
-fn messages_that_were_not_negotiated_are_refused() {
-    let disk = image(1 << 20);
-    let device = Device::start(disk.path(), &[]);
-    // Nothing but acknowledgements.
-    device.send(request::SET_PROTOCOL_FEATURES, 1, &8u64.to_ne_bytes(), &[]);
-    for number in [17u32, 24, 31] {
-        let body = if number == 24 { vec![0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0] } else { Vec::new() };
-        device.send(number, 1, &body, &[]);
-        assert_eq!(device.reply(number), Some(Vec::new()), "request {number}");
-    }
-    assert!(!device.ask(request::RESET_DEVICE, &[], &[]));
-    assert!(!device.ask(request::SET_PROTOCOL_FEATURES, &u64::MAX.to_ne_bytes(), &[]));
     assert_eq!(device.end().0, Some(0));
 }
 
@@ -322,6 +150,96 @@ fn a_buffer_in_memory_of_others_is_an_io_error_and_the_ring_goes_on() {
     assert_eq!(std::fs::read(disk.path()).unwrap(), before);
     assert_eq!(driver.submit(&mut queue, 1, 0, &[(BUFFERS, 512, 0)]), (0, 1));
     assert_eq!(device.end(), (Some(0), String::new()));
+}
+
+/// Where a driver cuts what it sends is its own affair; what it leaves out is not made up for.
+#[test]
+fn names_and_headers_in_pieces_are_whole_or_refused() {
+    let (_disk, device) = negotiated(&[]);
+    let driver = Driver::new(&device);
+    let mut queue = driver.queue(0, 64, 0);
+    let (status, data) = (BUFFERS - 0x800, (BUFFERS, 512, WRITE));
+    let mut ask = |parts: &[(u64, u32, u16)]| {
+        driver.put(BUFFERS, &[7; 512]);
+        driver.put(status, &[0xFF]);
+        driver.chain(queue.table(), 0, parts);
+        driver.offer(&mut queue, &[0]);
+        let (_, used) = driver.used(&mut queue);
+        (driver.look(status, 1)[0], used)
+    };
+    let header = BUFFERS - 0x1000;
+    driver.put(header, &header_bytes(0, 0));
+    let end = (status, 1, WRITE);
+    let pieces = [(header, 1, 0), (header + 1, 8, 0), (header + 9, 7, 0)];
+    assert_eq!(ask(&[pieces[0], pieces[1], pieces[2], data, end]), (0, 513));
+    // VIRTIO_BLK_T_GET_ID has 20 bytes.
+    driver.put(header, &header_bytes(8, 0));
+    for room in [1, 19] {
+        assert_eq!(
+            ask(&[(header, 16, 0), (BUFFERS, room, WRITE), end]),
+            (0, room + 1),
+            "the rest is left out"
+        );
+        assert_eq!(driver.look(BUFFERS + u64::from(room), 32), [7; 32]);
+    }
+    assert_eq!(ask(&[(header, 16, 0), (BUFFERS, 7, WRITE), (BUFFERS + 7, 13, WRITE), end]).0, 0);
+    lives(&device);
+    assert_eq!(device.end(), (Some(0), String::new()));
+}
+
+/// What the guest writes is data, whatever it looks like: a raw disk stays one when its program starts again.
+#[test]
+fn a_header_of_another_format_is_data() {
+    let disk = image(1 << 20);
+    for header in [&b"QFI\xfb\0\0\0\x03"[..], b"KDMV\x01\0\0\0", b"conectix", b"\x7fvhdxfile"] {
+        let sector: Vec<u8> = header.iter().copied().chain(std::iter::repeat(0)).take(512).collect();
+        for write in [true, false] {
+            let device = Device::start(disk.path(), &[]);
+            device.negotiate(0);
+            let driver = Driver::new(&device);
+            let mut queue = driver.queue(0, 64, 0);
+            if write {
+                driver.put(BUFFERS, &sector);
+                assert_eq!(driver.submit(&mut queue, 1, 0, &[(BUFFERS, 512, 0)]), (0, 1));
+            } else {
+                assert_eq!(driver.submit(&mut queue, 0, 0, &[(BUFFERS, 512, WRITE)]), (0, 513));
+                assert_eq!(driver.look(BUFFERS, 512), sector);
+            }
+            let body = [[0u32, 8, 0, 0, 0].map(u32::to_ne_bytes)].concat().concat();
+            device.send(request::GET_CONFIG, 1, &body, &[]);
+            assert_eq!(device.reply(request::GET_CONFIG).unwrap()[12..], 2048u64.to_le_bytes());
+            assert_eq!(device.end(), (Some(0), String::new()));
+        }
+    }
+}
+
+/// A front end that goes with writes under way leaves an image in which each of them is there as a whole, or not at all.
+#[test]
+fn an_image_is_whole_whenever_its_front_end_goes() {
+    let disk = image(1 << 20);
+    let before = std::fs::read(disk.path()).unwrap();
+    for round in 1..20u8 {
+        let device = Device::start(disk.path(), &[]);
+        device.negotiate(0);
+        let driver = Driver::new(&device);
+        let mut queue = driver.queue(0, 64, 0);
+        for number in 0..20u16 {
+            let place = BUFFERS + u64::from(number) * 0x2000;
+            driver.put(place, &header_bytes(1, u64::from(number) * 8));
+            driver.put(place + 0x1000, &[round; 4096]);
+            let parts = [(place, 16, 0), (place + 0x1000, 4096, 0), (place + 16, 1, WRITE)];
+            driver.chain(queue.table(), number * 3, &parts);
+        }
+        driver.offer(&mut queue, &(0..20).map(|number| number * 3).collect::<Vec<u16>>());
+        assert_eq!(device.end(), (Some(0), String::new()));
+        let image = std::fs::read(disk.path()).unwrap();
+        assert_eq!(image.len(), before.len());
+        for (number, block) in image.chunks(4096).enumerate() {
+            let old = before[number * 4096..][..4096] == *block;
+            let written = block.iter().all(|byte| *byte == block[0]) && (1..=round).contains(&block[0]);
+            assert!(old || (number < 20 && written), "block {number} in round {round}");
+        }
+    }
 }
 
 #[test]

@@ -10,6 +10,9 @@
 #[expect(dead_code, reason = "a device with one queue needs a part of it")]
 #[expect(clippy::expect_used, clippy::panic, reason = "as above")]
 mod front_end;
+#[path = "../../backend/tests/hostile_front_end/mod.rs"]
+#[expect(clippy::panic, reason = "as above")]
+mod hostile_front_end;
 
 use std::io::{Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
@@ -56,6 +59,15 @@ const FAILED: (u32, [u8; 4]) = (4, [1, 0, 0, 0]);
 fn assert_answer((length, answer): (u32, Vec<u8>), expected: (u32, [u8; 4])) {
     assert_eq!((length, answer.as_slice()), (expected.0, &expected.1[..]));
 }
+
+/// A fresh program for each of what a hostile front end does.
+fn under_attack(_test: &str, attack: fn(hostile_front_end::Start<'_>)) {
+    let file = file(SIZE);
+    let path = format!("--path={}", file.path().display());
+    attack(&|| Device::spawn(PROGRAM, &[&path, ADDRESS]));
+}
+
+hostile_front_end::attacks!(under_attack);
 
 #[test]
 fn flushes_are_done_and_what_is_no_flush_is_an_error() {

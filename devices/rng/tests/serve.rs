@@ -10,6 +10,9 @@
 #[expect(dead_code, reason = "a device without configuration and with one queue needs a part of it")]
 #[expect(clippy::expect_used, clippy::panic, reason = "as above")]
 mod front_end;
+#[path = "../../backend/tests/hostile_front_end/mod.rs"]
+#[expect(clippy::panic, reason = "as above")]
+mod hostile_front_end;
 
 use std::os::fd::AsFd;
 use std::process::{Command, Output, Stdio};
@@ -52,6 +55,13 @@ fn ends_well(device: Device) {
 fn run(arguments: &[&str]) -> Output {
     Command::new(PROGRAM).args(arguments).stdin(Stdio::null()).output().unwrap()
 }
+
+/// A fresh program for each of what a hostile front end does.
+fn under_attack(_test: &str, attack: fn(hostile_front_end::Start<'_>)) {
+    attack(&|| Device::spawn(PROGRAM, &[]));
+}
+
+hostile_front_end::attacks!(under_attack);
 
 #[test]
 fn requests_are_filled_with_bytes_that_differ() {

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, FdFlag, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -67,6 +68,8 @@ impl Device {
     /// Starts the real `program` (CARGO_BIN_EXE_…), stand-alone, with its confinement.
     pub fn spawn(program: &str, arguments: &[&str]) -> Self {
         let (socket, theirs) = UnixStream::pair().unwrap();
+        // An answer that does not come fails instead of hanging.
+        socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
         // As an event loop that made the socket would have left it: the device must not count on blocking.
         theirs.set_nonblocking(true).unwrap();
@@ -115,10 +118,14 @@ impl Connection {
 
     pub fn send_raw(&self, header: [u32; 3], body: &[u8], fds: &[BorrowedFd<'_>]) {
         let head: Vec<u8> = header.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        self.send_bytes(&[&head, body].concat(), fds);
+    }
+
+    pub fn send_bytes(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) {
         let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = [ControlMessage::ScmRights(&raw)];
         let rights = if raw.is_empty() { &[][..] } else { &rights[..] };
-        let parts = [IoSlice::new(&head), IoSlice::new(body)];
+        let parts = [IoSlice::new(bytes)];
         // The device may have hung up: the test looks at what it reads.
         let _ = sendmsg::<()>(self.socket.as_raw_fd(), &parts, rights, MsgFlags::MSG_NOSIGNAL, None);
     }

@@ -12,6 +12,9 @@
 #[expect(clippy::panic, reason = "as above")]
 mod front_end;
 mod hostile;
+#[path = "../../../backend/tests/hostile_front_end/mod.rs"]
+#[expect(clippy::panic, reason = "as above")]
+mod hostile_front_end;
 mod ports;
 mod restarts;
 
@@ -143,6 +146,14 @@ fn speak(
         }
     }
 }
+
+/// A fresh program for each of what a hostile front end does.
+fn under_attack(_test: &str, attack: fn(hostile_front_end::Start<'_>)) {
+    let place = Place::new();
+    attack(&|| Device::spawn(PROGRAM, &[&place.option("path")]));
+}
+
+hostile_front_end::attacks!(under_attack);
 
 #[test]
 fn a_connected_socket_is_a_console() {

@@ -13,6 +13,9 @@ mod client;
 #[expect(clippy::panic, reason = "as above")]
 mod front_end;
 mod hostile;
+#[path = "../../../backend/tests/hostile_front_end/mod.rs"]
+#[expect(clippy::panic, reason = "as above")]
+mod hostile_front_end;
 mod restarts;
 
 use std::fs;
@@ -68,6 +71,15 @@ fn started(path: &Path, more: &[&str]) -> Device {
 fn ends_well(device: Device) {
     assert_eq!(device.end(), (Some(0), String::new()));
 }
+
+/// A fresh program for each of what a hostile front end does.
+fn under_attack(_test: &str, attack: fn(hostile_front_end::Start<'_>)) {
+    let place = Place::new();
+    let path = format!("--path={}", place.shared().display());
+    attack(&|| Device::spawn(PROGRAM, &[&path, "--tag=shared"]));
+}
+
+hostile_front_end::attacks!(under_attack);
 
 #[test]
 fn files_are_made_written_read_and_renamed() {

@@ -13,6 +13,9 @@
 #[expect(dead_code, reason = "a device needs a part of it")]
 #[expect(clippy::panic, reason = "as above")]
 mod front_end;
+#[path = "../../../backend/tests/hostile_front_end/mod.rs"]
+#[expect(clippy::panic, reason = "as above")]
+mod hostile_front_end;
 mod network;
 mod pairs;
 mod successors;
@@ -78,6 +81,14 @@ fn heard(socket: &std::net::UdpSocket) -> Vec<u8> {
 fn ends_well(device: Device) {
     assert_eq!(device.end(), (Some(0), String::new()));
 }
+
+/// A fresh program for each of what a hostile front end does.
+fn under_attack(test: &str, attack: fn(hostile_front_end::Start<'_>)) {
+    let (_crate, name) = test.split_once("::").unwrap();
+    with_tap(name, || attack(&|| started(&[])));
+}
+
+hostile_front_end::attacks!(under_attack);
 
 #[test]
 fn frames_go_both_ways() {

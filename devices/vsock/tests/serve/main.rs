@@ -13,6 +13,8 @@
 mod front_end;
 mod guest;
 mod hostile;
+#[path = "../../../backend/tests/hostile_front_end/mod.rs"]
+mod hostile_front_end;
 #[path = "../../src/wire.rs"]
 #[expect(dead_code, reason = "a driver needs a part of it")]
 mod wire;
@@ -118,6 +120,15 @@ fn accepted(place: &Place, guest: &mut Guest<'_>, room: u32) -> (UnixStream, u32
 fn text(number: u32) -> Vec<u8> {
     format!("{number} ").repeat(500 + number as usize).into_bytes()
 }
+
+/// A fresh program for each of what a hostile front end does.
+fn under_attack(_test: &str, attack: fn(hostile_front_end::Start<'_>)) {
+    let place = Place::new();
+    let path = format!("--path={}", place.path().display());
+    attack(&|| Device::spawn(PROGRAM, &[&path, "--cid=42"]));
+}
+
+hostile_front_end::attacks!(under_attack);
 
 #[test]
 fn many_programs_of_the_host_reach_ports_of_the_guest() {
