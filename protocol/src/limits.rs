@@ -30,6 +30,11 @@ pub const MAX_NET_PAIRS: u16 = 16;
 pub const MIN_MTU: u16 = 68;
 /// The largest: with its Ethernet header a frame has 65535 bytes.
 pub const MAX_MTU: u16 = 65521;
+/// What a packet has at most where nobody says otherwise.
+pub const USUAL_MTU: u16 = 1500;
+/// The largest where frames go over a stream: with its Ethernet header, a VLAN tag and its length in front such a frame has
+/// 32 KiB, which a Unix socket takes as a whole or not at all.
+pub const MAX_STREAM_MTU: u16 = 32746;
 /// Columns, and rows, of a console.
 pub const MAX_CONSOLE_SIZE: u16 = 9999;
 /// Ports of a console: a descriptor and two queues each.

@@ -86,7 +86,7 @@ fn rng() -> DeviceSetup {
 
 fn net(mtu: Option<u16>) -> DeviceSetup {
     let mac = "52:54:00:ab:cd:01".parse().unwrap();
-    let options = NetOptions { mac, any_source: false, mtu, segments_udp: true, pairs: 1 };
+    let options = NetOptions { mac, any_source: false, mtu, segments_udp: true, pairs: 1, stream: false };
     DeviceSetup {
         name: "d".into(),
         options: DeviceOptions::Net(options),
@@ -100,6 +100,14 @@ fn pairs(pairs: u16) -> DeviceSetup {
     let mut setup = net(None);
     if let DeviceOptions::Net(options) = &mut setup.options {
         options.pairs = pairs;
+    }
+    setup
+}
+
+fn stream(mtu: Option<u16>, pairs: u16, segments_udp: bool) -> DeviceSetup {
+    let mut setup = net(mtu);
+    if let DeviceOptions::Net(options) = &mut setup.options {
+        (options.stream, options.pairs, options.segments_udp) = (true, pairs, segments_udp);
     }
     setup
 }
@@ -179,6 +187,7 @@ fn launcher_to_device_and_back() {
     golden(&ToDevice::Setup(net(None)), 0x0301, "016402525400abcd0100000100");
     golden(&ToDevice::Setup(net(Some(1500))), 0x0301, "016402525400abcd0100fbdc050100");
     golden(&ToDevice::Setup(pairs(2)), 0x0301, "016402525400abcd01000001010a0102");
+    golden(&ToDevice::Setup(stream(Some(1500), 1, false)), 0x0301, "016402525400abcd0100fbdc0500010b0101");
     golden(&ToDevice::More(3), 0x0308, "0300");
     assert_eq!((ToDevice::More(3).fds(), pairs(16).options.more(), pairs(1).options.more()), (3, 15, 0));
     golden(&ToDevice::Setup(console(None, None)), 0x0301, "01640300000000");
@@ -401,6 +410,16 @@ fn settings_and_networks_beyond_their_limits_are_refused() {
     for mtu in [0, 67, 65522] {
         assert!(matches!(ToDevice::Setup(net(Some(mtu))).encode(), Err(Error::Limit { .. })), "{mtu}");
     }
+    for wrong in [
+        stream(None, 1, false),
+        stream(Some(67), 1, false),
+        stream(Some(32747), 1, false),
+        stream(Some(1500), 2, false),
+        stream(Some(1500), 1, true),
+    ] {
+        assert!(matches!(ToDevice::Setup(wrong.clone()).encode(), Err(Error::Limit { .. })), "{wrong:?}");
+    }
+    assert!(ToDevice::Setup(stream(Some(32746), 1, false)).encode().is_ok());
     assert!(matches!(ToDevice::Setup(balloon(u64::MAX)).encode(), Err(Error::Limit { .. })));
     for setting in [Setting::Balloon(u64::MAX), Setting::Disk(Some(511)), Setting::Disk(Some(u64::MAX))] {
         assert!(matches!(ToDevice::Set(setting).encode(), Err(Error::Limit { .. })));

@@ -127,6 +127,7 @@ fn terminal_code(name: &str) -> Option<u64> {
         "TCSETSW" => libc::TCSETSW,
         "TCSETSF" => libc::TCSETSF,
         "FIONBIO" => libc::FIONBIO,
+        "FIONREAD" => libc::FIONREAD,
         // With a `struct termios2`, of 44 bytes.
         "TCGETS2" => ioc(2, u64::from(b'T'), 0x2a, 44),
         "TCSETS2" => ioc(1, u64::from(b'T'), 0x2b, 44),

@@ -18,7 +18,8 @@ const BEFORE_SERVING: [&str; 3] = ["setup", "stand_alone", "spawner"];
 ///
 /// device-rng is what every device needs and nothing else: to read, to write, to wait (2), to speak with both peers (2), to
 /// look at, map, unmap and close what they send (4), to tell the time where there is a limit to keep to, to end.
-/// device-net needs beside these to write frames and to set its tap's offloads; device-console to write output and to
+/// device-net needs beside these to write frames, to set its tap's offloads and to see that a frame of a stream has arrived
+/// whole, and that more of one has (`ioctl` and `epoll_wait`); device-console to write output and to
 /// accept whoever comes to read it; device-pmem to flush its file; device-balloon to punch holes,
 /// and it knows no limits, so that it needs no clock; device-fs eighteen for names, attributes and what is in files and
 /// directories, and one to remember what its guest knows of them; device-vsock to read and write streams, to accept and to
@@ -27,7 +28,7 @@ const AIMS: [(&str, usize); 9] = [
     ("vmm-core", 20),
     ("device-blk", 15),
     ("device-rng", 12),
-    ("device-net", 14),
+    ("device-net", 15),
     ("device-console", 14),
     ("device-pmem", 13),
     ("device-balloon", 12),

@@ -63,6 +63,12 @@ pub trait Device: Send + Sync + 'static {
     /// For a spare that is long ago. Called any number of times, and not any more from the first ring or setting on.
     fn look_again(&self) {}
 
+    /// An event descriptor on which the device says that its configuration has changed by itself, where it may: the library
+    /// then tells the front end. The same for the life of the process.
+    fn changes(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
     /// What the user can ask the guest's driver, where that is something. The same for the life of the process.
     fn inquiry(&self) -> Option<&Inquiry> {
         None

@@ -9,7 +9,7 @@
 use std::os::fd::{AsFd, AsRawFd};
 
 use nix::errno::Errno;
-use nix::libc::{RWF_DSYNC, c_int, iovec, off_t, preadv2, pwritev2};
+use nix::libc::{FIONREAD, RWF_DSYNC, c_int, ioctl, iovec, off_t, preadv2, pwritev2};
 use vm_memory::VolatileSlice;
 
 use crate::chain::Cursor;
@@ -50,6 +50,23 @@ impl Writer<'_, '_> {
             // SAFETY: `packet` passes `count` vectors: live pieces of guest memory, where the guest may write at any
             // time as well, between `front` and `beyond`, which are borrowed here for the time of the call.
             unsafe { preadv2(file.as_fd().as_raw_fd(), vectors, count, -1, 0) }
+        })
+    }
+
+    /// Reads from `stream` by one call until `front` and then all of this are full, or as much as there is. Returns the bytes
+    /// read. The writer does not move.
+    ///
+    /// # Errors
+    /// What preadv2 says; EMSGSIZE where this has too many pieces, and nothing is read then.
+    pub fn read_whole(&self, stream: &impl AsFd, front: &mut [u8]) -> Result<usize, Errno> {
+        if self.0.pieces().nth(PIECES).is_some() {
+            return Err(Errno::EMSGSIZE);
+        }
+        let front = iovec { iov_base: front.as_mut_ptr().cast(), iov_len: front.len() };
+        packet(&self.0, front, None, |vectors, count| {
+            // SAFETY: `packet` passes `count` vectors: `front`, which is borrowed here for the time of the call, and live
+            // pieces of guest memory; the kernel writes there, as the guest may do at any time.
+            unsafe { preadv2(stream.as_fd().as_raw_fd(), vectors, count, -1, 0) }
         })
     }
 
@@ -217,6 +234,17 @@ pub fn write_at(
     Reader::new(&[VolatileSlice::from(buffer)]).drain_to(file, offset, durability)
 }
 
+/// How many bytes `stream` has that can be read at once.
+///
+/// # Errors
+/// What FIONREAD says.
+pub fn bytes_waiting(stream: &impl AsFd) -> Result<usize, Errno> {
+    let mut bytes: c_int = 0;
+    // SAFETY: FIONREAD writes one int, to `bytes`.
+    let done = unsafe { ioctl(stream.as_fd().as_raw_fd(), FIONREAD, &raw mut bytes) };
+    Errno::result(done).map(|_| usize::try_from(bytes).unwrap_or(0))
+}
+
 /// Reads once from `stream` into `buffer`, as much as there is and fits, and returns the bytes read: none at its end.
 ///
 /// # Errors
@@ -331,6 +359,27 @@ mod tests {
             std::io::ErrorKind::WouldBlock
         );
         assert!(reader.write_stream(&ours).unwrap() > 0, "goes on where it was");
+    }
+
+    #[test]
+    fn of_a_stream_no_byte_too_many_is_read() {
+        use std::os::unix::net::UnixStream;
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        theirs.write_all(b"headpayload and more").unwrap();
+        assert_eq!(bytes_waiting(&ours), Ok(20));
+        let (mut front, mut room) = ([0; 4], [0u8; 7]);
+        let slices: Vec<_> = room.chunks_mut(3).map(VolatileSlice::from).collect();
+        assert_eq!(Writer::new(&slices).read_whole(&ours, &mut front), Ok(11));
+        assert_eq!((bytes_waiting(&ours), &front), (Ok(9), b"head"));
+        drop(slices);
+        assert_eq!(&room, b"payload");
+        let mut many = [0u8; PIECES + 1];
+        let slices: Vec<_> = many.chunks_mut(1).map(VolatileSlice::from).collect();
+        assert_eq!(Writer::new(&slices).read_whole(&ours, &mut []), Err(Errno::EMSGSIZE));
+        assert_eq!(bytes_waiting(&ours), Ok(9), "nothing was taken");
+        assert_eq!(Writer::new(&slices[1..]).read_whole(&ours, &mut []), Ok(9));
+        assert!(bytes_waiting(&std::fs::File::open("/dev/null").unwrap()).is_err());
     }
 
     #[test]

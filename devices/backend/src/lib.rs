@@ -42,7 +42,7 @@ mod worker;
 pub use chain::{Reader, Writer};
 pub use device::{Arrival, Choice, Device, Handler, Holder, NOTHING_TO_SET, Needs, Receiver, Service, Turn};
 pub use error::Error;
-pub use file_io::{Durability, read_at, read_stream, take_event, write_at, write_stream};
+pub use file_io::{Durability, bytes_waiting, read_at, read_stream, take_event, write_at, write_stream};
 pub use inquiry::Inquiry;
 pub use keep::{Keeper, Kept};
 pub use listening::listen_for_user;

@@ -24,7 +24,7 @@ use crate::message::{Request, RingEvent};
 use crate::state::DeviceState;
 use crate::vring::{Active, Vring};
 use crate::worker::Worker;
-use crate::{Error, Inquiry, counters};
+use crate::{Error, Inquiry, counters, take_event};
 
 const VIRTIO_F_INDIRECT_DESC: u64 = 1 << 28;
 pub(crate) const VIRTIO_F_EVENT_IDX: u64 = 1 << 29;
@@ -153,9 +153,27 @@ impl Session {
             return Ok(Err(refused));
         }
         if self.state.config() != before {
-            self.announcements = self.announcements.take().filter(Announcements::config_changed);
+            self.announce();
         }
         Ok(Ok(()))
+    }
+
+    /// Tells the front end that the configuration is another.
+    fn announce(&mut self) {
+        self.announcements = self.announcements.take().filter(Announcements::config_changed);
+    }
+
+    /// Where the device says that its configuration has changed by itself.
+    pub(crate) fn changes(&self) -> Option<BorrowedFd<'_>> {
+        self.state.changes()
+    }
+
+    /// It has said so.
+    pub(crate) fn take_change(&mut self) {
+        if let Some(changes) = self.state.changes() {
+            take_event(&changes);
+            self.announce();
+        }
     }
 
     /// What is to be asked is asked. `Err` is why there is nobody to ask, in one line.

@@ -134,14 +134,16 @@ fn attend(channel: &Channel, connection: &mut Connection, session: &mut Session)
     let mut asked = false;
     loop {
         let answered = session.inquiry().map_or(channel.as_fd(), Inquiry::answered);
-        let mut fds =
-            [connection.as_fd(), channel.as_fd(), answered].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        let changes = session.changes().unwrap_or(channel.as_fd());
+        let fds = [connection.as_fd(), channel.as_fd(), answered, changes];
+        let mut fds = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         match ppoll(&mut fds, None, None) {
             Ok(_) => {}
             Err(Errno::EINTR) => continue,
             Err(errno) => return Err(Error::System { action: "wait for a message", errno }),
         }
-        let [front_end, launcher, told] = fds.map(|fd| fd.revents().is_none_or(|events| !events.is_empty()));
+        let [front_end, launcher, told, changed] =
+            fds.map(|fd| fd.revents().is_none_or(|events| !events.is_empty()));
         // All that the launcher has said comes before what the front end says next: a setting that was made before the rings
         // are taken back is kept by then, for who gets them.
         if launcher {
@@ -155,6 +157,9 @@ fn attend(channel: &Channel, connection: &mut Connection, session: &mut Session)
             && std::mem::take(&mut asked)
         {
             channel.send(&FromDevice::Statistics(Statistics::Told(told)), &[])?;
+        }
+        if changed {
+            session.take_change();
         }
         if front_end && connection.serve_one(session)? == State::Closed {
             return Ok(());

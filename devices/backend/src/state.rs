@@ -5,6 +5,7 @@
 //! with what the predecessor has kept, and what the resource has become. From its first ring, or the first change, the state is its own, and the keep is
 //! written and read no more.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use protocol::Setting;
@@ -97,6 +98,10 @@ impl DeviceState {
             Ok(changed) => self.store(changed).map(Ok),
             Err(refused) => Ok(Err(refused)),
         }
+    }
+
+    pub(crate) fn changes(&self) -> Option<BorrowedFd<'_>> {
+        self.device.changes()
     }
 
     pub(crate) fn inquiry(&self) -> Option<&Inquiry> {

@@ -1,7 +1,7 @@
-//! The virtio network device (virtio 1.2, §5.1) on one tap: what it offers, and the two queues of each pair. What it is told on
+//! The virtio network device (virtio 1.2, §5.1) on one tap, or one stream: what it offers, and the two queues of each pair. What it is told on
 //! its control queue is in `control`, what comes of it in `choices`.
 //!
-//! A frame's payload goes between tap and guest memory without a copy here. Its header does not: it is judged in this
+//! A frame's payload goes between tap or stream and guest memory without a copy here. Its header does not: it is judged in this
 //! process's own memory, in both directions (see `frame`).
 //!
 //! When a process of this device ends, frames that it had are lost or were passed on, as a network may lose them:
@@ -15,40 +15,55 @@ use device_backend::{
     Arrival, Choice, Device, Handler, Keeper, Kept, Needs, Reader, Receiver, Room, Service, Writer, log_line,
 };
 use nix::errno::Errno;
+use protocol::limits::USUAL_MTU;
 use protocol::{MacAddress, NetOptions, Setting};
 
 use crate::choices::Choices;
 use crate::control::{Command, Control};
 use crate::frame::{self, Refused, Rules};
+use crate::host::Host;
+use crate::stream::{self, Received, Sent, Stream};
 use crate::tap::{Queues, Tap};
 use crate::wire::{Config, ETHERNET_HEADER, Header, LINK_UP, VLAN_TAG, feature, queue};
 
-/// What a packet has at most where nobody says otherwise.
-const USUAL_MTU: u16 = 1500;
 /// In front of a packet.
 const FRONT: usize = Header::SIZE + ETHERNET_HEADER;
+
+/// What a tap takes over from the driver, or leaves to it.
+const OFFLOADS: u64 = feature::CSUM
+    | feature::GUEST_CSUM
+    | feature::GUEST_TSO4
+    | feature::GUEST_TSO6
+    | feature::GUEST_ECN
+    | feature::HOST_TSO4
+    | feature::HOST_TSO6
+    | feature::HOST_ECN
+    | feature::CTRL_GUEST_OFFLOADS;
 
 /// Why a ring ends whose tap is nobody's any more, whichever call finds it out.
 const REMOVED: &str = "the tap's interface was removed";
 
-/// A tap as a virtio device.
+/// Sends to a stream that is full, in one batch of requests, that may wait.
+const WAITS: u8 = 20;
+
+/// A tap or a stream as a virtio device.
 pub struct Net {
-    taps: Queues,
+    host: Host,
     options: NetOptions,
     choices: Choices,
 }
 
 impl Net {
-    /// Serves `first`, and what is added, as `options` say.
+    /// Serves `host`, and what is added, as `options` say.
     #[must_use]
-    pub fn new(first: Tap, options: NetOptions) -> Self {
+    pub fn new(host: Host, options: NetOptions) -> Self {
         let choices = Choices::new(options.pairs);
-        Self { taps: Queues::new(first), options, choices }
+        Self { host, options, choices }
     }
 
     /// The queues of the other pairs.
     pub fn add(&mut self, more: impl IntoIterator<Item = Tap>) {
-        self.taps.add(more);
+        self.host.add(more);
     }
 
     /// Pairs of queues.
@@ -57,10 +72,15 @@ impl Net {
         self.options.pairs
     }
 
+    /// Whether frames pass: the cable is in, and there is a network at its other end.
+    fn link_up(&self) -> bool {
+        self.choices.link_up() && self.host.is_there()
+    }
+
     /// Does what a driver that accepted `features` asks for. Whether it is done.
     #[must_use]
     pub fn obey(&self, command: Command, features: u64) -> bool {
-        self.choices.obey(&self.taps, command, features)
+        self.choices.obey(&self.host, command, features)
     }
 }
 
@@ -71,19 +91,11 @@ fn knows_one_pair(features: u64) -> bool {
 
 impl Device for Net {
     fn features(&self) -> u64 {
-        let mut features = feature::CSUM
-            | feature::GUEST_CSUM
-            | feature::MAC
-            | feature::GUEST_TSO4
-            | feature::GUEST_TSO6
-            | feature::GUEST_ECN
-            | feature::HOST_TSO4
-            | feature::HOST_TSO6
-            | feature::HOST_ECN
-            | feature::MRG_RXBUF
-            | feature::STATUS
-            | feature::CTRL_VQ
-            | feature::CTRL_GUEST_OFFLOADS;
+        let mut features = feature::MAC | feature::MRG_RXBUF | feature::STATUS | feature::CTRL_VQ;
+        // Nobody at the other end of a stream would finish what a driver leaves unfinished.
+        if let Host::Tap(_) = self.host {
+            features |= OFFLOADS;
+        }
         if self.options.pairs > 1 {
             features |= feature::MQ;
         }
@@ -98,7 +110,7 @@ impl Device for Net {
 
     fn config(&self) -> Vec<u8> {
         let mac = self.options.mac.bytes();
-        let status = if self.choices.link_up() { LINK_UP } else { 0 };
+        let status = if self.link_up() { LINK_UP } else { 0 };
         let (max_virtqueue_pairs, mtu) = (self.options.pairs, self.options.mtu.unwrap_or(0));
         Config { mac, status, max_virtqueue_pairs, mtu }.bytes()
     }
@@ -126,8 +138,12 @@ impl Device for Net {
         Ok(false)
     }
 
+    fn changes(&self) -> Option<BorrowedFd<'_>> {
+        self.host.changes()
+    }
+
     fn reset(&self) -> bool {
-        self.choices.reset(&self.taps);
+        self.choices.reset(&self.host);
         false
     }
 
@@ -141,7 +157,7 @@ impl Device for Net {
 
     fn ring_enabled(&self, index: u16, enabled: bool, features: u64) {
         if index.is_multiple_of(2) && index < queue::controlq(self.options.pairs) {
-            self.choices.enable(&self.taps, index / 2, enabled, features);
+            self.choices.enable(&self.host, index / 2, enabled, features);
         }
     }
 
@@ -152,9 +168,10 @@ impl Device for Net {
             return control(net);
         }
         if index % 2 == 1 {
-            return Service::Requests(Box::new(Transmit { net, pair, told_of_forgery: false }));
+            return Service::Requests(Box::new(Transmit { net, pair, told_of_forgery: false, waits: 0 }));
         }
-        let receive = Service::Arrivals(Box::new(Receive { net, pair, offload: None }));
+        let discarded = if let Host::Stream(_) = net.host { stream::discarded() } else { Vec::new() };
+        let receive = Service::Arrivals(Box::new(Receive { net, pair, offload: None, discarded }));
         if index == queue::CONTROLQ_OF_ONE_PAIR {
             let services = (receive, control(Arc::clone(self)));
             return Service::ByFeatures(Box::new(Choice { second: knows_one_pair, services }));
@@ -170,11 +187,16 @@ struct Receive {
     pair: u16,
     /// The features in use by which the tap's offloads were set.
     offload: Option<u64>,
+    /// For frames of a stream that nobody wants.
+    discarded: Vec<u8>,
 }
 
 impl Receiver for Receive {
     fn source(&self) -> BorrowedFd<'_> {
-        self.net.taps.of(self.pair).as_fd()
+        match &self.net.host {
+            Host::Tap(queues) => queues.of(self.pair).as_fd(),
+            Host::Stream(stream) => stream.arrivals(),
+        }
     }
 
     /// As much as a driver must offer (§5.1.6.3.1), more where packets are larger than usual.
@@ -188,11 +210,26 @@ impl Receiver for Receive {
     }
 
     fn receive(&mut self, accepted: u64, room: &Room<'_, '_>) -> Result<Arrival, &'static str> {
-        let Net { taps, choices, .. } = &*self.net;
+        let net = Arc::clone(&self.net);
+        match &net.host {
+            Host::Tap(queues) => self.receive_from_tap(queues, accepted, room),
+            Host::Stream(stream) => Ok(self.receive_from_stream(stream, room)),
+        }
+    }
+}
+
+impl Receive {
+    fn receive_from_tap(
+        &mut self,
+        queues: &Queues,
+        accepted: u64,
+        room: &Room<'_, '_>,
+    ) -> Result<Arrival, &'static str> {
+        let choices = &self.net.choices;
         let mut features = choices.in_use(accepted);
         if self.offload != Some(features) {
             // Before the first frame is taken. Those that wait already may be of another form: `for_driver` sorts them out.
-            features = choices.set_offload(taps, accepted).map_err(|errno| match errno {
+            features = choices.set_offload(queues, accepted).map_err(|errno| match errno {
                 Errno::EBADFD => REMOVED,
                 _ => "the tap refuses the driver's offloads",
             })?;
@@ -201,7 +238,7 @@ impl Receiver for Receive {
         let mut whole = room.writer();
         let frame = whole.split_off(Header::SIZE);
         let mut header = [0; Header::SIZE];
-        let bytes = match frame.read_packet(taps.of(self.pair), &mut header) {
+        let bytes = match frame.read_packet(queues.of(self.pair), &mut header) {
             Ok(bytes) => bytes,
             Err(Errno::EAGAIN) => return Ok(Arrival::None),
             Err(Errno::EBADFD) => return Err(REMOVED),
@@ -214,26 +251,50 @@ impl Receiver for Receive {
         let Some(header) = frame::for_driver(features, Header::parse(header)) else {
             return Ok(Arrival::Dropped);
         };
-        // Without VIRTIO_NET_F_MRG_RXBUF the room is one chain.
-        let header = Header { num_buffers: room.chains(bytes), ..header };
-        match whole.write_all(&header.bytes()) {
-            Ok(()) => Ok(Arrival::Received(bytes)),
-            Err(_) => Ok(Arrival::Dropped),
+        Ok(arrived(room, whole, header, bytes))
+    }
+
+    fn receive_from_stream(&mut self, stream: &Stream, room: &Room<'_, '_>) -> Arrival {
+        let mut whole = room.writer();
+        let frame = whole.split_off(Header::SIZE);
+        match stream.receive(frame, self.net.choices.link_up(), &mut self.discarded) {
+            Received::None => Arrival::None,
+            Received::Frame(length) if length >= ETHERNET_HEADER => {
+                arrived(room, whole, Header::default(), Header::SIZE.saturating_add(length))
+            }
+            Received::Frame(_) | Received::Dropped => Arrival::Dropped,
         }
     }
 }
 
+/// Completes a frame that lies in `room` with the header in front of it, in `front`: `bytes` in all.
+fn arrived(room: &Room<'_, '_>, mut front: Writer<'_, '_>, header: Header, bytes: usize) -> Arrival {
+    // Without VIRTIO_NET_F_MRG_RXBUF the room is one chain.
+    let header = Header { num_buffers: room.chains(bytes), ..header };
+    match front.write_all(&header.bytes()) {
+        Ok(()) => Arrival::Received(bytes),
+        Err(_) => Arrival::Dropped,
+    }
+}
+
 /// The `transmitq` of a pair. Its frames leave by the pair's own queue of the tap: by that the host's kernel knows where the
-/// driver wants the answers (§5.1.6.5.5, automatic receive steering).
+/// driver wants the answers (§5.1.6.5.5, automatic receive steering). A stream that is full is waited for, within bounds: its
+/// peer reads on as a network would, and what is dropped instead a driver sends again and again.
 struct Transmit {
     net: Arc<Net>,
     /// From 0.
     pair: u16,
     /// One line is enough.
     told_of_forgery: bool,
+    /// How often a full stream may be waited for until the next batch.
+    waits: u8,
 }
 
 impl Handler for Transmit {
+    fn begin_batch(&mut self) {
+        self.waits = WAITS;
+    }
+
     /// Sends a frame or drops it: there is no answer that says which.
     fn handle(
         &mut self,
@@ -270,25 +331,37 @@ impl Handler for Transmit {
 }
 
 impl Transmit {
-    fn send(&self, features: u64, mut reader: Reader<'_, '_>) -> Result<(), Refused> {
+    fn send(&mut self, features: u64, mut reader: Reader<'_, '_>) -> Result<(), Refused> {
         let mut front = [0; FRONT];
         reader.read_exact(&mut front).map_err(|_| Refused::Length)?;
         let (Some(header), Some(ethernet)) = (front.first_chunk().copied(), front.last_chunk().copied())
         else {
             return Err(Refused::Length);
         };
-        if !self.net.choices.link_up() {
+        let net = Arc::clone(&self.net);
+        if !net.link_up() {
             return Err(Refused::Link);
         }
-        let options = &self.net.options;
+        let options = &net.options;
         let rules = Rules { features, source: (!options.any_source).then_some(options.mac.bytes()) };
         let length = ETHERNET_HEADER.saturating_add(reader.remaining());
         let header = frame::from_driver(rules, Header::parse(header), ethernet, length)?;
-        if let Some(place) = front.first_chunk_mut() {
-            *place = header.bytes();
+        match &net.host {
+            Host::Tap(queues) => {
+                if let Some(place) = front.first_chunk_mut() {
+                    *place = header.bytes();
+                }
+                // What the host does not take now (an interface that is down, no memory, too many pieces) is lost.
+                let _ = reader.write_packet(queues.of(self.pair), &front);
+            }
+            Host::Stream(stream) => {
+                let front = stream::front(ethernet, length).ok_or(Refused::Length)?;
+                while stream.send(&front, &reader) == Sent::Full && self.waits > 0 {
+                    self.waits = self.waits.saturating_sub(1);
+                    stream.wait();
+                }
+            }
         }
-        // What the host does not take now (an interface that is down, no memory, too many pieces) is lost.
-        let _ = reader.write_packet(self.net.taps.of(self.pair), &front);
         Ok(())
     }
 }

@@ -4,8 +4,12 @@ mod choices;
 mod control;
 mod device;
 mod frame;
+mod host;
+mod stream;
 mod tap;
 mod wire;
 
 pub use device::Net;
+pub use host::Host;
+pub use stream::Stream;
 pub use tap::Tap;

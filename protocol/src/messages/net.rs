@@ -67,8 +67,8 @@ impl FromStr for MacAddress {
     }
 }
 
-/// A network. The resource is a queue of a tap interface for each pair, whose frames have a virtio-net header of 12 bytes. All
-/// but the first are detached from the interface.
+/// A network. The resource is a queue of a tap interface for each pair, whose frames have a virtio-net header of 12 bytes, all
+/// but the first detached from the interface; or a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetOptions {
     /// The driver's own address.
@@ -84,6 +84,11 @@ pub struct NetOptions {
     /// are several: a program that does not know of it serves one, so a launcher whose user asked for more has to look at
     /// the version of its peer. The queues of the tap beyond the first follow by `More`.
     pub pairs: u16,
+    /// The resource is no tap but a connected stream socket of the Unix family, and each frame on it, which has no virtio-net
+    /// header, has its length in front, as big-endian u32. There is one pair then, an MTU of at most
+    /// [`limits::MAX_STREAM_MTU`], and no segmentation. Optional field, since minor version 5, sent only when it is true: a
+    /// program that does not know of it looks for a tap, so a launcher has to look at the version of its peer.
+    pub stream: bool,
 }
 
 /// The required part as it stands on the wire.
@@ -97,6 +102,13 @@ pub(super) struct Wire {
 
 impl NetOptions {
     pub(super) fn check(&self) -> Result<(), Error> {
+        if self.stream {
+            let most = limits::MAX_STREAM_MTU.into();
+            within("pairs of queues", self.pairs.into(), 1, 1, "1 on a stream")?;
+            within("segmentation", self.segments_udp.into(), 0, 0, "none on a stream")?;
+            let mtu = self.mtu.unwrap_or(0).into();
+            return within("MTU", mtu, limits::MIN_MTU.into(), most, "68 to 32746 on a stream");
+        }
         let most = limits::MAX_NET_PAIRS.into();
         within("pairs of queues", self.pairs.into(), 1, most, "1 to 16")?;
         let Some(mtu) = self.mtu else { return Ok(()) };
@@ -108,12 +120,12 @@ impl NetOptions {
         Wire { mac: self.mac.0, any_source: self.any_source, mtu, segments_udp: self.segments_udp }
     }
 
-    pub(super) fn from_wire(wire: &Wire, pairs: u16) -> Result<Self, Error> {
+    pub(super) fn from_wire(wire: &Wire, pairs: u16, stream: bool) -> Result<Self, Error> {
         let Wire { mac, any_source, mtu, segments_udp } = *wire;
         let [first, ..] = mac;
         let (what, allowed) = ("MAC address", "that of one station");
         let mac = MacAddress::new(mac).map_err(|_| Error::Limit { what, value: first.into(), allowed })?;
-        Ok(Self { mac, any_source, mtu: Some(mtu).filter(|mtu| *mtu > 0), segments_udp, pairs })
+        Ok(Self { mac, any_source, mtu: Some(mtu).filter(|mtu| *mtu > 0), segments_udp, pairs, stream })
     }
 }
 
@@ -153,6 +165,6 @@ mod tests {
     #[test]
     fn a_peer_cannot_make_a_group_a_station() {
         let wire = Wire { mac: [1, 0, 0, 0, 0, 1], any_source: false, mtu: 0, segments_udp: false };
-        assert!(matches!(NetOptions::from_wire(&wire, 1), Err(Error::Limit { .. })));
+        assert!(matches!(NetOptions::from_wire(&wire, 1, false), Err(Error::Limit { .. })));
     }
 }

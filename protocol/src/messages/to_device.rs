@@ -28,6 +28,8 @@ const BLAMED: u16 = 2;
 const KEEP_TO_BE_HAD: u16 = 3;
 /// Optional field of [`NetOptions`]: pairs.
 const NET_PAIRS: u16 = 10;
+/// Optional field of [`NetOptions`]: stream.
+const NET_STREAM: u16 = 11;
 
 /// What the launcher tells a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -177,6 +179,7 @@ impl DeviceSetup {
             DeviceOptions::Net(net) => {
                 let fields = own(Fields::default())?;
                 let fields = if net.pairs == 1 { fields } else { fields.with(NET_PAIRS, &net.pairs)? };
+                let fields = fields.flag(NET_STREAM, net.stream)?;
                 fields::encode("Setup", &(&self.name, Wire::Net(net.wire())), &fields)
             }
             DeviceOptions::Console(console) => {
@@ -211,7 +214,10 @@ impl DeviceSetup {
                 DeviceOptions::Blk(BlkOptions { readonly, direct, serial, queues, queue_size, discard })
             }
             Wire::Rng => DeviceOptions::Rng,
-            Wire::Net(net) => DeviceOptions::Net(NetOptions::from_wire(&net, fields.value(NET_PAIRS, 1)?)?),
+            Wire::Net(net) => {
+                let (pairs, stream) = (fields.value(NET_PAIRS, 1)?, fields.value(NET_STREAM, false)?);
+                DeviceOptions::Net(NetOptions::from_wire(&net, pairs, stream)?)
+            }
             Wire::Console(console) => DeviceOptions::Console(ConsoleOptions::from_wire(&console, &fields)?),
             Wire::Pmem(pmem) => DeviceOptions::Pmem(pmem),
             Wire::Balloon(balloon) => DeviceOptions::Balloon(balloon),

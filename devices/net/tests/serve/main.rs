@@ -18,6 +18,7 @@ mod front_end;
 mod hostile_front_end;
 mod network;
 mod pairs;
+mod stream;
 mod successors;
 
 use std::os::fd::AsFd;
@@ -413,8 +414,12 @@ fn taps_that_cannot_be_used_are_one_line_and_a_code() {
         ip("tuntap add tap1 mode tap");
         let to = "--socket-path=/nowhere/at/all";
         let mac = TAP[1];
-        let cases: [(&[&str], i32, &str); 12] = [
+        let cases: [(&[&str], i32, &str); 16] = [
             (&[to, mac], 2, "--tap=NAME"),
+            (&[to, mac, "--tap=tap0", "--stream=/s"], 2, "one of --tap=NAME and --stream=PATH"),
+            (&[to, mac, "--stream=/s", "--queues=2"], 2, "one pair of queues"),
+            (&[to, mac, "--stream=/s", "--mtu=32747"], 2, "32746"),
+            (&[to, mac, "--stream=/nowhere/s"], 3, "/nowhere/s"),
             (&[to, "--tap=tap0"], 2, "--mac=ADDRESS"),
             (&[to, "--tap=tap0", "--mac=ff:ff:ff:ff:ff:ff"], 2, "ff:ff:ff:ff:ff:ff"),
             (&[to, "--tap=tap0", mac, "--mtu=67"], 2, "67"),

@@ -4,7 +4,7 @@
 use super::Bench;
 use crate::Input;
 use device_backend::Device;
-use device_net::{Net, Tap};
+use device_net::{Host, Net, Tap};
 use protocol::{MacAddress, NetOptions, Setting};
 use std::os::unix::net::UnixDatagram;
 use std::sync::OnceLock;
@@ -29,8 +29,15 @@ impl Network {
         };
         let ((first, tap), (second, other)) = (pair()?, pair()?);
         let mac = MacAddress::new(MAC).ok()?;
-        let options = NetOptions { mac, any_source: false, mtu: Some(1500), segments_udp: true, pairs: 2 };
-        let mut net = Net::new(Tap::stand_in(tap.into()), options);
+        let options = NetOptions {
+            mac,
+            any_source: false,
+            mtu: Some(1500),
+            segments_udp: true,
+            pairs: 2,
+            stream: false,
+        };
+        let mut net = Net::new(Host::tap(Tap::stand_in(tap.into())), options);
         net.add([Tap::stand_in(other.into())]);
         Some(Self { bench: Bench::of(Some(net))?, hosts: [first, second] })
     }
