@@ -1,6 +1,7 @@
 //! A guest on a network, seen from both sides.
 
 use protocol::tap;
+use system_tests::cable::Cable;
 use system_tests::echo::Listener;
 use system_tests::network::{again_inside, ip, is_inside};
 use system_tests::{Ended, Machine, Result, warnings, within};
@@ -48,6 +49,31 @@ fn a_stock_driver_pings_and_moves_data_both_ways_with_offloads() -> Result<()> {
         // Acknowledgements count as well: the others are much larger than what a cable takes.
         assert!(count("bytes")? / count("packets")? > FRAME, "{way}: {}", ended.everything());
     }
+    warnings::none_of_ours(&ended)
+}
+
+/// Without a tap of `vmm`'s, and so without a privilege of its.
+#[test]
+fn a_stock_driver_pings_and_moves_data_both_ways_over_a_stream() -> Result<()> {
+    if !is_inside() {
+        return again_inside("network::a_stock_driver_pings_and_moves_data_both_ways_over_a_stream");
+    }
+    let listener = Listener::new()?;
+    let cable = Cable::new("made0", 9000)?;
+    ip("address add 10.9.0.1/24 dev made0")?;
+    let device = format!("net,stream={},mtu=9000,mac=52:54:00:12:34:56", cable.path().display());
+    let running = Machine::new("network").option("cpus", "2").option("device", &device).start()?;
+    cable.carry()?;
+    assert_eq!(listener.accept()?.compare(|sent| sent >= BYTES)?, BYTES);
+    let ended = running.wait()?;
+    assert_eq!(ended.code(), Some(0), "{}", ended.everything());
+    assert!(ended.said("address")?.starts_with("52:54:00:12:34:56 9000"), "{}", ended.everything());
+    assert_eq!((ended.said("link")?, ended.said("pings")?), ("1", "5"), "{}", ended.everything());
+    assert_eq!(ended.said("echo-ended")?, "0");
+    // Nothing that another has to finish: no CSUM, no TSO either way, one pair.
+    let accepted = accepted(ended.said("features")?);
+    assert!([3, 5, 15, 16].iter().all(|bit| accepted.contains(bit)), "{accepted:?}");
+    assert!(![0, 1, 2, 7, 8, 11, 12, 22].iter().any(|bit| accepted.contains(bit)), "{accepted:?}");
     warnings::none_of_ours(&ended)
 }
 

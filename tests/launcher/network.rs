@@ -1,5 +1,6 @@
-//! Taps that cannot be had, in a network namespace of each test's own.
+//! Taps and streams that cannot be had; taps in a network namespace of each test's own.
 
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::process::Command;
 
 use protocol::tap;
@@ -95,5 +96,34 @@ fn two_devices_on_one_tap() -> Result<()> {
         }
     }
     assert!(!tap::is_there("tap0"), "it went with the launcher that made it");
+    Ok(())
+}
+
+#[test]
+fn a_stream_to_nobody() -> Result<()> {
+    let (text, kernel) = kernel()?;
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("stream.sock");
+    let refused = |options: &str| refused(RESOURCE, &[kernel.clone(), net(options)]);
+    let stream = format!("stream={}", path.display());
+    says(&refused(&stream)?, &["connect to stream", "stream.sock", "No such file"]);
+    says(&refused(&format!("stream={}", text.path().display()))?, &["a regular file, not a socket"]);
+    says(&refused(&format!("stream={}", folder.path().display()))?, &["a directory, not a socket"]);
+    let listener = UnixListener::bind(&path).expect("a socket");
+    let look = [kernel.as_str(), &net(&stream), "--dry-run"];
+    let ended = Command::new(program("vmm")?).args(look).output().expect("vmm runs");
+    let plan = String::from_utf8(ended.stdout).expect("text");
+    assert!(ended.status.success(), "{plan}{}", String::from_utf8_lossy(&ended.stderr));
+    says(&plan, &["connect to stream", "stream.sock: net0, ", "by message: vhost-user socket, stream"]);
+    drop(listener);
+    says(&refused(&stream)?, &["nobody listens there", "passt --socket"]);
+    // Reached by a shorter name than it has for a connection.
+    let long = folder.path().join("a".repeat(100));
+    std::fs::create_dir(&long).expect("a folder");
+    std::os::unix::fs::symlink(&path, long.join("stream.sock")).expect("a link");
+    says(&refused(&format!("stream={}/stream.sock", long.display()))?, &["File name too long"]);
+    std::fs::remove_file(&path).expect("its name");
+    let _datagrams = UnixDatagram::bind(&path).expect("a socket");
+    says(&refused(&stream)?, &["it is not a stream socket"]);
     Ok(())
 }

@@ -3,6 +3,7 @@
 use protocol::tap;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
+use system_tests::cable::Cable;
 use system_tests::echo::{Echo, Listener};
 use system_tests::network::{again_inside, ip, is_inside};
 use system_tests::{Machine, Result, Running, warnings, within};
@@ -29,12 +30,32 @@ fn a_tcp_connection_outlives_every_death_of_its_network() -> Result<()> {
     if !is_inside() {
         return again_inside("one_network::a_tcp_connection_outlives_every_death_of_its_network");
     }
+    let machine = Machine::new("network").option("cpus", "2").option("device", "net,tap=made0");
+    outlives(machine, || {
+        within("the interface that vmm makes", || tap::is_there("made0").then_some(()))?;
+        ip("address add 10.9.0.1/24 dev made0")
+    })
+}
+
+#[test]
+fn a_tcp_connection_outlives_every_death_of_its_network_on_a_stream() -> Result<()> {
+    if !is_inside() {
+        return again_inside("one_network::a_tcp_connection_outlives_every_death_of_its_network_on_a_stream");
+    }
+    let cable = Cable::new("made0", 1500)?;
+    ip("address add 10.9.0.1/24 dev made0")?;
+    let device = format!("net,stream={}", cable.path().display());
+    let machine = Machine::new("network").option("cpus", "2").option("device", &device);
+    outlives(machine, || cable.carry())
+}
+
+/// Kills the network of a machine, which `join` joins to ours once it runs, over and over under one connection.
+fn outlives(machine: Machine, join: impl FnOnce() -> Result<()>) -> Result<()> {
     let mut plan = Plan::of_environment(KILLS);
     println!("VMM_KILLS={} VMM_SEED={}", plan.kills, plan.seed);
     let listener = Listener::new()?;
-    let running = Machine::new("network").option("cpus", "2").option("device", "net,tap=made0").start()?;
-    within("the interface that vmm makes", || tap::is_there("made0").then_some(()))?;
-    ip("address add 10.9.0.1/24 dev made0")?;
+    let running = machine.start()?;
+    join()?;
     let (echo, over) = (listener.accept()?, AtomicBool::new(false));
     let moved = std::thread::scope(|scope| {
         let stream = scope.spawn(|| echo.compare(|_| over.load(Relaxed)));

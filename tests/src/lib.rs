@@ -5,6 +5,7 @@
 //! a machine that is dropped is dead. Where the programs and the guests' artifacts are, `cargo xtask
 //! test` says by `VMM_BIN_DIR` and `VMM_ARTIFACTS`.
 
+pub mod cable;
 mod capture;
 pub mod control;
 mod disk;

@@ -157,8 +157,9 @@ impl Stream {
         }
         let room = getsockopt(&socket, sockopt::SndBuf).map_err(failed("asked for its room"))?;
         if room < SEND_BUFFER {
-            let why =
-                format!("its room for sending is {room} bytes, not {SEND_BUFFER}; raise net.core.wmem_max");
+            let why = format!(
+                "its room for sending is {room} bytes, not {SEND_BUFFER}; raise net.core.wmem_default"
+            );
             return Err(wrong(why));
         }
         fcntl(&socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(failed("set not to wait"))?;

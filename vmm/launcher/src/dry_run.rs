@@ -46,6 +46,7 @@ pub fn plan(machine: &Machine, inputs: &Inputs) -> String {
             add(spawned(machine, executable, &device.name));
             let resource = match &device.back_end {
                 BackEnd::Rng(_) => "generator",
+                BackEnd::Net(net) if net.interface.is_stream() => "stream",
                 BackEnd::Net(_) => "tap",
                 BackEnd::Console(console) if console.places.len() > 1 => "a descriptor for each port",
                 BackEnd::Console(_) => "console",
@@ -147,6 +148,7 @@ fn tap(device: &Device, net: &Net, network: &Network) -> String {
         }
         (Interface::Named(_), false) => format!("attach to tap {interface}"),
         (Interface::Inherited(_), _) => format!("use    {}, tap {interface}", net.interface),
+        (Interface::Stream(_), _) => format!("connect to {}", net.interface),
     };
     let pairs = if net.pairs == 1 { String::new() } else { format!(", {} pairs of queues", net.pairs) };
     format!("{how}: {}, {mac}{pairs}", device.name)

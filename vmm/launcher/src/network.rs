@@ -1,7 +1,7 @@
-//! A tap, attached to or made, and the address of the device that is to serve it.
+//! A tap, attached to or made, or a stream, connected to, and the address of the device that is to serve it.
 //!
 //! A user who gives no address gets one that is the same each time and not another machine's: locally administered,
-//! SipHash-2-4 of the interface's name under the host's machine id as the key. On one host no two running machines
+//! SipHash-2-4 of the interface's name, or of what stands for it, under the host's machine id as the key. On one host no two running machines
 //! have an interface of the same name (but in different network namespaces), and the key keeps hosts apart. It is
 //! a key so that a guest, which learns its address, learns nothing of the machine id, as machine-id(5) wants it.
 
@@ -21,11 +21,11 @@ use crate::open;
 /// What stands behind a network device.
 #[derive(Debug)]
 pub struct Network {
-    /// The tap's queue; none if it was only looked at.
+    /// The tap's queue, or the stream; none if it was only looked at.
     fd: Option<OwnedFd>,
     /// Those of the other pairs.
     more: Vec<OwnedFd>,
-    /// The interface.
+    /// The interface, or what stands for it.
     pub name: String,
     /// Whether the interface is made for this machine, and goes with it.
     pub made: bool,
@@ -45,7 +45,7 @@ impl Network {
     }
 }
 
-/// Attaches to the tap, or makes it; only to look leaves it alone.
+/// Attaches to the tap, or makes it, or connects to the stream; only to look leaves it alone.
 pub fn open(net: &Net, purpose: Purpose) -> Result<Network, Error> {
     let of_descriptor =
         |number: i32, why| refuse("use the tap of descriptor", number.to_string().into(), why);
@@ -69,15 +69,26 @@ pub fn open(net: &Net, purpose: Purpose) -> Result<Network, Error> {
             };
             tap::inherited(*first, others).map_err(|(number, why)| of_descriptor(number, why))
         }
+        Interface::Stream(path) => {
+            open::stream_identity(path)?;
+            let fd = if purpose == Purpose::Run { Some(open::stream(path)?) } else { None };
+            return Ok(over_stream(net, fd, path.display().to_string()));
+        }
     };
     let Tap { fd, more, name, segments_udp, made } = tap?;
     let options = options(net, &name, segments_udp);
     Ok(Network { fd: Some(fd), more, name, made, options })
 }
 
+fn over_stream(net: &Net, fd: Option<OwnedFd>, name: String) -> Network {
+    let options = options(net, &name, false);
+    Network { fd, more: Vec::new(), name, made: false, options }
+}
+
 fn options(net: &Net, name: &str, segments_udp: bool) -> NetOptions {
     let mac = net.mac.unwrap_or_else(|| usual_mac(open::machine_id(), name));
-    NetOptions { mac, any_source: net.any_source, mtu: net.mtu, segments_udp, pairs: net.pairs }
+    let stream = net.interface.is_stream();
+    NetOptions { mac, any_source: net.any_source, mtu: net.mtu, segments_udp, pairs: net.pairs, stream }
 }
 
 fn refuse(what: &'static str, path: PathBuf, why: NoTap) -> Error {

@@ -254,9 +254,20 @@ pub fn identity(path: &Path) -> Option<(u64, u64)> {
     Some((metadata.dev(), metadata.ino()))
 }
 
+const TO_BACK_END: &str = "connect to back end";
+const TO_STREAM: &str = "connect to stream";
+
 /// The socket of a back end that somebody else runs: checked to be one, and what tells it from others.
 pub fn back_end_identity(path: &Path) -> Result<(u64, u64), Error> {
-    let what = "connect to back end";
+    socket_identity(TO_BACK_END, path)
+}
+
+/// The same of whoever takes a network's frames on a stream.
+pub fn stream_identity(path: &Path) -> Result<(u64, u64), Error> {
+    socket_identity(TO_STREAM, path)
+}
+
+fn socket_identity(what: &'static str, path: &Path) -> Result<(u64, u64), Error> {
     let metadata = std::fs::metadata(path).map_err(|error| wrong(what, path, &error, Code::Resource))?;
     let kind = metadata.file_type();
     if !kind.is_socket() {
@@ -267,14 +278,22 @@ pub fn back_end_identity(path: &Path) -> Result<(u64, u64), Error> {
 
 /// A connection to a back end that somebody else runs.
 pub fn back_end(path: &Path) -> Result<OwnedFd, Error> {
-    let what = "connect to back end";
+    connected(TO_BACK_END, path, "start the back end first")
+}
+
+/// A connection to whoever takes a network's frames on a stream.
+pub fn stream(path: &Path) -> Result<OwnedFd, Error> {
+    connected(TO_STREAM, path, "start what the network is to be first, passt --socket PATH for one")
+}
+
+fn connected(what: &'static str, path: &Path, advice: &str) -> Result<OwnedFd, Error> {
     let failed = |errno: Errno| {
         let text = match errno {
-            Errno::ECONNREFUSED => "nobody listens there; start the back end first".to_owned(),
+            Errno::ECONNREFUSED => format!("nobody listens there; {advice}"),
             Errno::EAGAIN => {
                 format!("it accepts no connection within {CONNECT_SECONDS} s; is it serving another?")
             }
-            Errno::EPROTOTYPE => "it is not a stream socket, as vhost-user wants".to_owned(),
+            Errno::EPROTOTYPE => "it is not a stream socket".to_owned(),
             errno => errno.desc().to_owned(),
         };
         Error::Path { what, path: path.to_owned(), text, code: Code::Resource }

@@ -1,7 +1,8 @@
-//! The words of a network device: which tap, and what its driver is told.
+//! The words of a network device: which tap or stream, and what its driver is told.
 
 use std::fmt;
 use std::os::fd::RawFd;
+use std::path::PathBuf;
 
 use protocol::{MacAddress, limits, tap};
 
@@ -11,7 +12,7 @@ use crate::error::Error;
 /// A network that `device-net` serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Net {
-    /// Its tap.
+    /// What is at its other end.
     pub interface: Interface,
     /// The device's address, if the user gave it one; see [`crate::network`].
     pub mac: Option<MacAddress>,
@@ -30,13 +31,25 @@ impl Net {
     }
 }
 
-/// Where a tap comes from.
+/// What a network's frames go to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Interface {
-    /// The interface of this name, which is made if it is not there.
+    /// A tap: the interface of this name, which is made if it is not there.
     Named(String),
-    /// Descriptors that whoever started `vmm` opened and left open, one for each pair of queues.
+    /// A tap's descriptors that whoever started `vmm` opened and left open, one for each pair of queues.
     Inherited(Vec<RawFd>),
+    /// Whoever listens there, on a stream of frames with their lengths.
+    Stream(PathBuf),
+}
+
+impl Interface {
+    /// Whether frames go over a stream.
+    pub fn is_stream(&self) -> bool {
+        match self {
+            Self::Named(_) | Self::Inherited(_) => false,
+            Self::Stream(_) => true,
+        }
+    }
 }
 
 impl fmt::Display for Interface {
@@ -47,6 +60,7 @@ impl fmt::Display for Interface {
                 let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
                 write!(f, "descriptor {}", numbers.join(":"))
             }
+            Self::Stream(path) => write!(f, "stream {}", path.display()),
         }
     }
 }
@@ -59,26 +73,42 @@ impl Options<'_> {
                 self.wrong(format!("queues={queues}: a network device has at most {most} pairs of queues"))
             );
         }
-        let (tap, fd) = (self.text("tap"), self.text("fd"));
+        let (tap, fd, stream) = (self.text("tap"), self.text("fd"), self.text("stream"));
         let (mac, mtu) = (self.mac()?, self.mtu()?);
         let any_source = self.switch("any-source", false)?;
         self.nothing_misspelt(true)?;
-        let interface = match (tap, fd) {
-            (Some(name), None) => {
+        let interface = match (tap, fd, stream) {
+            (Some(name), None, None) => {
                 tap::check_name(name).map_err(|why| self.wrong(format!("tap={name}: {why}")))?;
                 Interface::Named(name.to_owned())
             }
-            (None, Some(numbers)) => Interface::Inherited(self.descriptors(numbers, queues)?),
-            (Some(_), Some(_)) => return Err(self.wrong("tap= and fd= both say which tap".to_owned())),
-            (None, None) => {
-                return Err(self.wrong("none of tap=NAME, fd=N and socket=PATH is given".to_owned()));
+            (None, Some(numbers), None) => Interface::Inherited(self.descriptors(numbers, queues)?),
+            (None, None, Some(path)) => Interface::Stream(PathBuf::from(path)),
+            (None, None, None) => {
+                let what = "none of tap=NAME, fd=N, stream=PATH and socket=PATH is given";
+                return Err(self.wrong(what.to_owned()));
+            }
+            _ => {
+                let what = "more than one of tap=, fd= and stream= says which network";
+                return Err(self.wrong(what.to_owned()));
             }
         };
+        let mtu = if interface.is_stream() { Some(self.for_stream(queues, mtu)?) } else { mtu };
         let pairs = match &interface {
             Interface::Named(_) => queues.unwrap_or(1),
+            Interface::Stream(_) => 1,
             Interface::Inherited(numbers) => u16::try_from(numbers.len()).unwrap_or(u16::MAX),
         };
         Ok(Net { interface, mac, mtu, any_source, pairs })
+    }
+
+    /// The MTU of a network on a stream, if that can have what the user wants.
+    fn for_stream(&self, queues: Option<u16>, mtu: Option<u16>) -> Result<u16, Error> {
+        if let Some(queues) = queues.filter(|queues| *queues > 1) {
+            return Err(self.wrong(format!("queues={queues}: a network on a stream has one pair of queues")));
+        }
+        let (mtu, most) = (mtu.unwrap_or(limits::USUAL_MTU), limits::MAX_STREAM_MTU);
+        if mtu <= most { Ok(mtu) } else { Err(self.wrong(format!("mtu={mtu}: a stream has at most {most}"))) }
     }
 
     /// As in `3` or `3:4:5`, as many as there are pairs of queues if the user said how many.
@@ -147,6 +177,10 @@ mod tests {
         assert_eq!(net("net,fd=3"), Net { interface: Interface::Inherited(vec![3]), ..plain.clone() });
         let several = Net { interface: Interface::Inherited(vec![7, 3, 9]), pairs: 3, ..plain };
         assert_eq!((net("net,fd=7:3:9"), net("net,fd=7:3:9,queues=3")), (several.clone(), several));
+        let interface = Interface::Stream("/run/passt.sock".into());
+        let stream = Net { interface, mac: None, mtu: Some(1500), any_source: false, pairs: 1 };
+        assert_eq!(net("net,stream=/run/passt.sock,queues=1"), stream);
+        assert_eq!(net("net,stream=/run/passt.sock,mtu=32746"), Net { mtu: Some(32746), ..stream });
         let device = parsed("net,tap=tap0,queue-size=512,on-failure=restart,spare=on").unwrap();
         assert_eq!((device.virtio_type, device.queues, device.queue_size, device.spare), (1, 3, 512, true));
         assert_eq!(parsed("net,tap=tap0,queues=16").unwrap().queues, 33);
@@ -155,11 +189,14 @@ mod tests {
     #[test]
     fn what_makes_no_network_is_refused() {
         for (word, says) in [
-            ("net", "none of tap=NAME, fd=N and socket=PATH"),
+            ("net", "none of tap=NAME, fd=N, stream=PATH and socket=PATH"),
             ("net,tap=", "1 to 15 bytes"),
             ("net,tap=a-name-of-16-byt", "1 to 15 bytes"),
             ("net,tap=tap%d", "'%'"),
-            ("net,tap=tap0,fd=3", "both say which tap"),
+            ("net,tap=tap0,fd=3", "more than one of tap=, fd= and stream="),
+            ("net,stream=/s,fd=3", "more than one of tap=, fd= and stream="),
+            ("net,stream=/s,queues=2", "queues=2: a network on a stream has one pair"),
+            ("net,stream=/s,mtu=32747", "at most 32746"),
             ("net,fd=2", "3 or more"),
             ("net,fd=three", "3 or more"),
             ("net,tap=tap0,mac=53:54:00:12:34:56", "mac=53:54:00:12:34:56"),

@@ -48,6 +48,7 @@ pub struct Words {
 const RATES: Words = Words { since: 4, what: "limits", options: "bandwidth= and operations=" };
 const PORTS: Words = Words { since: 5, what: "ports with names", options: "port.NAME=" };
 const PAIRS: Words = Words { since: 5, what: "several pairs of queues", options: "queues=" };
+const STREAMS: Words = Words { since: 5, what: "networks on a stream", options: "stream=" };
 /// From the spawn until a program is ready.
 const START: Duration = Duration::from_secs(10);
 
@@ -135,7 +136,13 @@ enum Step {
 /// The newest words for what the user asked of the device.
 fn words(device: &Device) -> Option<Words> {
     let has_pairs = matches!(&device.back_end, BackEnd::Net(net) if net.pairs > 1);
-    let asked = [(device.rates != Rates::default(), RATES), (device.has_ports(), PORTS), (has_pairs, PAIRS)];
+    let is_stream = matches!(&device.back_end, BackEnd::Net(net) if net.interface.is_stream());
+    let asked = [
+        (device.rates != Rates::default(), RATES),
+        (device.has_ports(), PORTS),
+        (has_pairs, PAIRS),
+        (is_stream, STREAMS),
+    ];
     asked.into_iter().filter(|(asked, _)| *asked).map(|(_, words)| words).max_by_key(|words| words.since)
 }
 

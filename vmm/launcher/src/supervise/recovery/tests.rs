@@ -344,6 +344,7 @@ fn what_an_older_program_does_not_know_of_is_named() {
         ("net,tap=t,queues=1", None, ""),
         ("blk,path=d,bandwidth=1M", Some(4), "limits need 1.4"),
         ("net,tap=t,queues=2", Some(5), "several pairs of queues need 1.5"),
+        ("net,stream=/s", Some(5), "networks on a stream need 1.5"),
         ("net,tap=t,queues=2,bandwidth=1M", Some(5), "or no queues="),
         ("console,pty=on,port.log=path:l", Some(5), "ports with names need 1.5"),
     ] {
