@@ -9,6 +9,7 @@
 //! spawned on behalf of the caller's parent: it is that one's child and dies with that one ([`spawner`]).
 
 mod child;
+pub mod foreign;
 mod identity;
 pub mod spawner;
 
@@ -93,7 +94,7 @@ fn spawn_as(plan: &Plan<'_>, kinship: Kinship) -> Result<Child, Error> {
 /// Spawns into these namespaces; `None`: into the best that the plan's requirement allows.
 fn spawn_into(plan: &Plan<'_>, kinship: Kinship, namespaces: Option<Namespaces>) -> Result<Child, Error> {
     let failed = |step| move |errno| Error::Spawn { name: plan.name.to_owned(), step, errno };
-    let arguments = arguments(plan)?;
+    let arguments = argument_strings(plan.name, plan.arguments)?;
     let arguments: Vec<_> = arguments.iter().map(CString::as_c_str).collect();
     let vector = ArgumentVector::new(&arguments);
     let (reports, reporter) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(failed("pipe"))?;
@@ -146,10 +147,11 @@ fn spawn_into(plan: &Plan<'_>, kinship: Kinship, namespaces: Option<Namespaces>)
     }
 }
 
-fn arguments(plan: &Plan<'_>) -> Result<Vec<CString>, Error> {
-    let strings = [plan.name].into_iter().chain(plan.arguments.iter().copied());
+/// The argument vector of a program: its name first.
+fn argument_strings(name: &str, arguments: &[&str]) -> Result<Vec<CString>, Error> {
+    let strings = [name].into_iter().chain(arguments.iter().copied());
     strings
-        .map(|string| CString::new(string).map_err(|_| Error::Argument { name: plan.name.to_owned() }))
+        .map(|string| CString::new(string).map_err(|_| Error::Argument { name: name.to_owned() }))
         .collect()
 }
 
@@ -223,6 +225,11 @@ impl Child {
                 Ended::Exited(_) => Error::Spawn { name: self.name.clone(), step, errno },
             });
         }
+        self.let_go(let_go, reports)
+    }
+
+    /// Lets the child go on, and listens until the exec closes its pipe.
+    fn let_go(&mut self, let_go: OwnedFd, reports: OwnedFd) -> Result<(), Error> {
         // A child that is gone already has said why, or its silence is the answer.
         write(&let_go, &[1]).ok();
         let mut bytes = Vec::new();

@@ -127,3 +127,23 @@ fn a_stream_to_nobody() -> Result<()> {
     says(&refused(&stream)?, &["it is not a stream socket"]);
     Ok(())
 }
+
+#[test]
+fn a_users_network_without_its_program() -> Result<()> {
+    let (text, kernel) = kernel()?;
+    let refused = |passt: &str| refused(RESOURCE, &[kernel.clone(), net(&format!("user=on,passt={passt}"))]);
+    says(
+        &refused("/nowhere/passt")?,
+        &["start \"/nowhere/passt\"", "not there", "install the package passt"],
+    );
+    says(&refused("/dev")?, &["start \"/dev\"", "no file"]);
+    // It can be opened, and not executed.
+    says(&refused(&text.path().display().to_string())?, &["passt", "exec"]);
+    let program = program("vmm")?;
+    let look = [kernel.as_str(), &net(&format!("user=on,passt={}", program.display())), "--dry-run"];
+    let ended = Command::new(&program).args(look).output().expect("vmm runs");
+    let plan = String::from_utf8(ended.stdout).expect("text");
+    assert!(ended.status.success(), "{plan}{}", String::from_utf8_lossy(&ended.stderr));
+    says(&plan, &["which confines itself: net0, ", "by message: vhost-user socket, stream"]);
+    Ok(())
+}

@@ -132,11 +132,20 @@ impl Message {
 
 /// Confines this process and execs the plan's program. Never returns.
 pub fn run(start: &Start<'_>, vector: &ArgumentVector<'_>) -> ! {
+    run_after(|lacking| confine(start, lacking), start.reporter, vector)
+}
+
+/// Execs the program whose descriptor `prepare` answers. Never returns.
+fn run_after(
+    prepare: impl FnOnce(&dyn Fn(Step, Errno)) -> Result<i32, (Step, Errno)>,
+    reporter: &OwnedFd,
+    vector: &ArgumentVector<'_>,
+) -> ! {
     let tell = |step, fatal, errno| {
         // A parent that no longer listens is dead, and so, at once, is its child.
-        write(start.reporter, &Message { step, fatal, errno }.to_bytes()).ok();
+        write(reporter, &Message { step, fatal, errno }.to_bytes()).ok();
     };
-    let (step, errno) = match confine(start, &|step, errno| tell(step, false, errno)) {
+    let (step, errno) = match prepare(&|step, errno| tell(step, false, errno)) {
         Ok(program) => {
             tell(Step::Executing, false, Errno::UnknownErrno);
             (Step::Exec, execute(program, vector))
@@ -168,6 +177,12 @@ fn confine(start: &Start<'_>, lacking: &dyn Fn(Step, Errno)) -> Result<i32, (Ste
     capabilities::drop_bounding().map_err(at(Step::Capabilities))?;
     give_up_ids(start)?;
     capabilities::drop_all().map_err(at(Step::Capabilities))?;
+    leave(go_on, plan.numbers())
+}
+
+/// What every program begins with, whoever confines it. Answers the program's descriptor, out of the way.
+fn leave(go_on: &OwnedFd, [null, log, control, program]: [i32; 4]) -> Result<i32, (Step, Errno)> {
+    let at = |step| move |errno| (step, errno);
     process::no_new_privileges().map_err(at(Step::NoNewPrivileges))?;
 
     process::die_with_spawner().map_err(at(Step::DeathSignal))?;
@@ -177,8 +192,20 @@ fn confine(start: &Start<'_>, lacking: &dyn Fn(Step, Errno)) -> Result<i32, (Ste
     umask(Mode::from_bits_truncate(0o077));
     reset_signals().map_err(at(Step::Signals))?;
     limits::forbid_core_dumps().map_err(at(Step::CoreDumps))?;
-    let [null, log, control, program] = plan.numbers();
     descriptors::place(null, log, control, program).map_err(at(Step::Descriptors))
+}
+
+/// Execs a program that confines itself. Never returns.
+pub fn run_foreign(
+    numbers: [i32; 4],
+    (go_on, reporter): (&OwnedFd, &OwnedFd),
+    vector: &ArgumentVector<'_>,
+) -> ! {
+    let prepare = |_: &dyn Fn(Step, Errno)| {
+        wait(go_on).map_err(|errno| (Step::Wait, errno))?;
+        leave(go_on, numbers)
+    };
+    run_after(prepare, reporter, vector)
 }
 
 /// Without a user namespace root still takes the child's own id; an ordinary user has no other than its own.

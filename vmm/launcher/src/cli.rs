@@ -61,6 +61,7 @@ Devices:
       operations=N            requests a second at most  operations-burst=N (a tenth)
   net,tap=NAME       a virtio-net on a tap interface, served by device-net (or net,fd=N: a tap that is open)
                      or net,stream=PATH: a Unix socket to connect to, for frames with their lengths, as passt has it
+                     or net,user=on: the network of your own, by passt, which vmm starts (passt=/usr/bin/passt)
       mac=ADDRESS (the same each time)                mtu=N
       any-source=on|off (off)                         queue-size=N (256)
       on-failure=restart|fail|stop (restart)          give-up=fail|stop (stop)

@@ -149,6 +149,7 @@ fn tap(device: &Device, net: &Net, network: &Network) -> String {
         (Interface::Named(_), false) => format!("attach to tap {interface}"),
         (Interface::Inherited(_), _) => format!("use    {}, tap {interface}", net.interface),
         (Interface::Stream(_), _) => format!("connect to {}", net.interface),
+        (Interface::User(program), _) => format!("spawn  {}, which confines itself", program.display()),
     };
     let pairs = if net.pairs == 1 { String::new() } else { format!(", {} pairs of queues", net.pairs) };
     format!("{how}: {}, {mac}{pairs}", device.name)

@@ -24,6 +24,7 @@ use crate::memory::Region;
 use crate::programs;
 use crate::spawn::{Process, Spawning};
 use crate::spawner::{Makings, Spawner};
+use crate::user_network::UserNetwork;
 
 /// The processes of a machine, the core last, and what the launcher keeps for them. Dropping it ends them all.
 #[derive(Debug)]
@@ -36,6 +37,9 @@ pub struct Processes {
     _made: Vec<Group>,
     /// Spawns devices again and connects to back ends again, if one is to be.
     pub spawner: Option<Spawner>,
+    /// What of the networks are programs that the launcher has started. They end when nobody has their streams any more,
+    /// and so are dropped after the spawner.
+    pub user_networks: Vec<UserNetwork>,
 }
 
 impl Drop for Processes {
@@ -74,7 +78,12 @@ pub fn requirement(machine: &Machine) -> Requirement {
 }
 
 /// Spawns everything and hands over. The core has all that it needs but the word to start.
-pub fn hand_over(machine: &Machine, inputs: &Inputs, memory: &[Region]) -> Result<Processes, Error> {
+pub fn hand_over(
+    machine: &Machine,
+    inputs: &Inputs,
+    memory: &[Region],
+    user_networks: Vec<UserNetwork>,
+) -> Result<Processes, Error> {
     let requirement = requirement(machine);
     let null = inputs.null.as_fd();
     let groups = ControlGroups::of(machine)?;
@@ -98,7 +107,7 @@ pub fn hand_over(machine: &Machine, inputs: &Inputs, memory: &[Region]) -> Resul
     let needed = restarts || !listening.is_empty();
     let spawner = if needed { Some(Spawner::fork(&makings, null)?) } else { None };
     listening.iter().for_each(|socket| socket.leave_to_spawner());
-    let mut processes = Processes { all: Vec::new(), groups, _made: Vec::new(), spawner };
+    let mut processes = Processes { all: Vec::new(), groups, _made: Vec::new(), spawner, user_networks };
     let mut connections = Vec::new();
     for device in &devices {
         let name = device.spawning.name;

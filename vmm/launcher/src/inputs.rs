@@ -19,6 +19,7 @@ use crate::open::{self, Disk, OpenConsole, OpenPmem};
 use crate::programs::{self, Executable};
 use crate::report;
 use crate::size::Size;
+use crate::user_network::UserNetwork;
 
 /// Whether opening may be seen by others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,6 +171,15 @@ impl Inputs {
         other_ends.map(|(fd, _)| fd).collect()
     }
 
+    /// The programs that were started for networks, to be watched as long as the machine runs.
+    pub fn take_user_networks(&mut self) -> Vec<UserNetwork> {
+        let networks = self.resources.iter_mut().filter_map(|resource| match resource {
+            Resource::Network(network) => network.user.take().map(|user| *user),
+            _ => None,
+        });
+        networks.collect()
+    }
+
     /// Opens all, in the order in which a person would name them.
     pub fn open(machine: &Machine, purpose: Purpose) -> Result<Inputs, Error> {
         let kernel = open::image("read kernel", &machine.kernel, machine.memory)?;
@@ -207,7 +217,7 @@ fn resources(devices: &[Device], purpose: Purpose) -> Result<Vec<Resource>, Erro
         }
         resources.push(match (&device.back_end, purpose) {
             (BackEnd::Blk(blk), _) => Resource::Disk(open::disk(blk)?),
-            (BackEnd::Net(net), _) => Resource::Network(network::open(net, purpose)?),
+            (BackEnd::Net(net), _) => Resource::Network(network::open(&device.name, net, purpose)?),
             (BackEnd::Rng(path), _) => Resource::Generator(open::generator(path)?),
             (BackEnd::Fs(fs), _) => Resource::Directory {
                 root: open::directory(&fs.path)?,
@@ -288,6 +298,8 @@ impl<'a> Claim<'a> {
                 file(&pmem.path, open::file_identity("open persistent memory", &pmem.path)?),
                 pmem.readonly || !pmem.lock,
             ),
+            // Each has a process of its own.
+            BackEnd::Net(net) if matches!(net.interface, Interface::User(_)) => return Ok(Vec::new()),
             BackEnd::Net(net) => ((net.interface.to_string(), Identity::Interface(&net.interface)), false),
             // A directory is whoever's as well that reads and writes its files; of vsocks a machine has one.
             BackEnd::Rng(_) | BackEnd::Balloon(_) | BackEnd::Fs(_) | BackEnd::Vsock(_) => {

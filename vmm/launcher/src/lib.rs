@@ -39,6 +39,7 @@ mod spawner;
 mod supervise;
 mod terminal;
 mod terminal_size;
+mod user_network;
 
 use std::io::Write;
 
@@ -109,7 +110,8 @@ fn run(line: CommandLine) -> Result<Outcome, Error> {
     let signals = Signals::take()?;
     let _terminal = if machine.has_terminal() { RawMode::enter()? } else { None };
     let _other_ends = inputs.take_other_ends();
-    let processes = handover::hand_over(&machine, &inputs, &memory)?;
+    let user_networks = inputs.take_user_networks();
+    let processes = handover::hand_over(&machine, &inputs, &memory, user_networks)?;
     let journal = Journal::new(inputs.events.take());
     let clients = Clients::new(inputs.control.take());
     drop((memory, inputs));

@@ -10,13 +10,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use protocol::tap::{self, NoTap, Tap};
-use protocol::{MacAddress, NetOptions};
+use protocol::{MacAddress, NetOptions, limits};
 
 use crate::device::{Interface, Net};
 use crate::error::Error;
 use crate::exit_code::Code;
 use crate::inputs::Purpose;
 use crate::open;
+use crate::user_network::{self, UserNetwork};
 
 /// What stands behind a network device.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub struct Network {
     pub name: String,
     /// Whether the interface is made for this machine, and goes with it.
     pub made: bool,
+    /// The program that it is, if `vmm` has started it.
+    pub user: Option<Box<UserNetwork>>,
     /// What the program is told.
     pub options: NetOptions,
 }
@@ -45,8 +48,9 @@ impl Network {
     }
 }
 
-/// Attaches to the tap, or makes it, or connects to the stream; only to look leaves it alone.
-pub fn open(net: &Net, purpose: Purpose) -> Result<Network, Error> {
+/// Attaches to the tap, or makes it, connects to the stream, or starts what is at its other end, for `device`; only to look
+/// leaves all of it alone.
+pub fn open(device: &str, net: &Net, purpose: Purpose) -> Result<Network, Error> {
     let of_descriptor =
         |number: i32, why| refuse("use the tap of descriptor", number.to_string().into(), why);
     let tap = match &net.interface {
@@ -59,7 +63,7 @@ pub fn open(net: &Net, purpose: Purpose) -> Result<Network, Error> {
                     tap::look().map_err(wrong)?;
                     let options = options(net, name, false);
                     let (made, name) = (!tap::is_there(name), name.clone());
-                    return Ok(Network { fd: None, more: Vec::new(), name, made, options });
+                    return Ok(Network { fd: None, more: Vec::new(), name, made, user: None, options });
                 }
             }
         }
@@ -72,17 +76,27 @@ pub fn open(net: &Net, purpose: Purpose) -> Result<Network, Error> {
         Interface::Stream(path) => {
             open::stream_identity(path)?;
             let fd = if purpose == Purpose::Run { Some(open::stream(path)?) } else { None };
-            return Ok(over_stream(net, fd, path.display().to_string()));
+            return Ok(over_stream(net, fd, None, path.display().to_string()));
+        }
+        Interface::User(program) => {
+            let name = format!("user {device}");
+            if purpose == Purpose::DryRun {
+                user_network::look(program)?;
+                return Ok(over_stream(net, None, None, name));
+            }
+            let mtu = net.mtu.unwrap_or(limits::USUAL_MTU);
+            let (user, fd) = UserNetwork::start(device, program, mtu)?;
+            return Ok(over_stream(net, Some(fd), Some(Box::new(user)), name));
         }
     };
     let Tap { fd, more, name, segments_udp, made } = tap?;
     let options = options(net, &name, segments_udp);
-    Ok(Network { fd: Some(fd), more, name, made, options })
+    Ok(Network { fd: Some(fd), more, name, made, user: None, options })
 }
 
-fn over_stream(net: &Net, fd: Option<OwnedFd>, name: String) -> Network {
+fn over_stream(net: &Net, fd: Option<OwnedFd>, user: Option<Box<UserNetwork>>, name: String) -> Network {
     let options = options(net, &name, false);
-    Network { fd, more: Vec::new(), name, made: false, options }
+    Network { fd, more: Vec::new(), name, made: false, user, options }
 }
 
 fn options(net: &Net, name: &str, segments_udp: bool) -> NetOptions {
@@ -126,9 +140,11 @@ mod tests {
         let interface = Interface::Named("no-such-tap0".to_owned());
         let net = Net { interface, mac: None, mtu: Some(1400), any_source: false, pairs: 2 };
         if tap::look().is_err() {
-            return assert!(open(&net, Purpose::DryRun).unwrap_err().to_string().contains("/dev/net/tun"));
+            return assert!(
+                open("net0", &net, Purpose::DryRun).unwrap_err().to_string().contains("/dev/net/tun")
+            );
         }
-        let looked = open(&net, Purpose::DryRun).unwrap();
+        let looked = open("net0", &net, Purpose::DryRun).unwrap();
         assert!(looked.descriptor().is_none() && looked.made && !tap::is_there("no-such-tap0"));
         assert_eq!(looked.options.mtu, Some(1400));
     }

@@ -179,6 +179,25 @@ impl Supervisor {
             }
             Event::Control(index) => self.read_messages(index),
             Event::Ended(index) => self.on_ended(index),
+            Event::UserNetwork(index) => self.on_user_network(index),
+        }
+    }
+
+    /// The guest's link is down when its network ends; the device sees it, and nothing else hangs on it.
+    fn on_user_network(&mut self, index: usize) {
+        let Some(network) = self.processes.user_networks.get_mut(index) else { return };
+        if !network.relay() {
+            self.events.forget(&network.log);
+        }
+        let how = match network.ended() {
+            Ok(None) => return,
+            Ok(Some(ended)) => verdict::describe(End::of(ended, None)),
+            Err(error) => error.to_string(),
+        };
+        self.events.forget(&network.child);
+        self.events.forget(&network.log);
+        if !matches!(self.state, State::Ending | State::Killing) {
+            report::say(&format!("device {} has no network any more: {how}", network.device));
         }
     }
 

@@ -9,6 +9,9 @@ use protocol::{MacAddress, limits, tap};
 use super::Options;
 use crate::error::Error;
 
+/// Where distributions have passt. Not looked for in PATH: what is executed with the network of the user is his word.
+const PASST: &str = "/usr/bin/passt";
+
 /// A network that `device-net` serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Net {
@@ -40,6 +43,8 @@ pub enum Interface {
     Inherited(Vec<RawFd>),
     /// Whoever listens there, on a stream of frames with their lengths.
     Stream(PathBuf),
+    /// The same with this program, passt, which `vmm` starts, and which is a network as the user has it.
+    User(PathBuf),
 }
 
 impl Interface {
@@ -47,7 +52,7 @@ impl Interface {
     pub fn is_stream(&self) -> bool {
         match self {
             Self::Named(_) | Self::Inherited(_) => false,
-            Self::Stream(_) => true,
+            Self::Stream(_) | Self::User(_) => true,
         }
     }
 }
@@ -61,6 +66,7 @@ impl fmt::Display for Interface {
                 write!(f, "descriptor {}", numbers.join(":"))
             }
             Self::Stream(path) => write!(f, "stream {}", path.display()),
+            Self::User(program) => write!(f, "user's network by {}", program.display()),
         }
     }
 }
@@ -74,40 +80,50 @@ impl Options<'_> {
             );
         }
         let (tap, fd, stream) = (self.text("tap"), self.text("fd"), self.text("stream"));
+        let (user, passt) = (self.switch("user", false)?.then_some(()), self.text("passt"));
         let (mac, mtu) = (self.mac()?, self.mtu()?);
         let any_source = self.switch("any-source", false)?;
         self.nothing_misspelt(true)?;
-        let interface = match (tap, fd, stream) {
-            (Some(name), None, None) => {
+        let interface = match (tap, fd, stream, user) {
+            (Some(name), None, None, None) => {
                 tap::check_name(name).map_err(|why| self.wrong(format!("tap={name}: {why}")))?;
                 Interface::Named(name.to_owned())
             }
-            (None, Some(numbers), None) => Interface::Inherited(self.descriptors(numbers, queues)?),
-            (None, None, Some(path)) => Interface::Stream(PathBuf::from(path)),
-            (None, None, None) => {
-                let what = "none of tap=NAME, fd=N, stream=PATH and socket=PATH is given";
+            (None, Some(numbers), None, None) => Interface::Inherited(self.descriptors(numbers, queues)?),
+            (None, None, Some(path), None) => Interface::Stream(PathBuf::from(path)),
+            (None, None, None, Some(())) => Interface::User(PathBuf::from(passt.unwrap_or(PASST))),
+            (None, None, None, None) => {
+                let what = "none of tap=NAME, fd=N, stream=PATH, user=on and socket=PATH is given";
                 return Err(self.wrong(what.to_owned()));
             }
             _ => {
-                let what = "more than one of tap=, fd= and stream= says which network";
+                let what = "more than one of tap=, fd=, stream= and user=on says which network";
                 return Err(self.wrong(what.to_owned()));
             }
         };
-        let mtu = if interface.is_stream() { Some(self.for_stream(queues, mtu)?) } else { mtu };
+        if let (Some(path), false) = (passt, matches!(interface, Interface::User(_))) {
+            return Err(self.wrong(format!("passt={path} goes with user=on")));
+        }
+        let mtu = match &interface {
+            Interface::Named(_) | Interface::Inherited(_) => mtu,
+            Interface::Stream(_) => Some(self.for_stream(queues, mtu.unwrap_or(limits::USUAL_MTU))?),
+            // passt ends connections and makes them anew, so that nobody but the two has to have packets of this size.
+            Interface::User(_) => Some(self.for_stream(queues, mtu.unwrap_or(limits::MAX_STREAM_MTU))?),
+        };
         let pairs = match &interface {
             Interface::Named(_) => queues.unwrap_or(1),
-            Interface::Stream(_) => 1,
+            Interface::Stream(_) | Interface::User(_) => 1,
             Interface::Inherited(numbers) => u16::try_from(numbers.len()).unwrap_or(u16::MAX),
         };
         Ok(Net { interface, mac, mtu, any_source, pairs })
     }
 
-    /// The MTU of a network on a stream, if that can have what the user wants.
-    fn for_stream(&self, queues: Option<u16>, mtu: Option<u16>) -> Result<u16, Error> {
+    /// The MTU of a network on a stream, if that can have it.
+    fn for_stream(&self, queues: Option<u16>, mtu: u16) -> Result<u16, Error> {
         if let Some(queues) = queues.filter(|queues| *queues > 1) {
             return Err(self.wrong(format!("queues={queues}: a network on a stream has one pair of queues")));
         }
-        let (mtu, most) = (mtu.unwrap_or(limits::USUAL_MTU), limits::MAX_STREAM_MTU);
+        let most = limits::MAX_STREAM_MTU;
         if mtu <= most { Ok(mtu) } else { Err(self.wrong(format!("mtu={mtu}: a stream has at most {most}"))) }
     }
 
@@ -180,7 +196,12 @@ mod tests {
         let interface = Interface::Stream("/run/passt.sock".into());
         let stream = Net { interface, mac: None, mtu: Some(1500), any_source: false, pairs: 1 };
         assert_eq!(net("net,stream=/run/passt.sock,queues=1"), stream);
-        assert_eq!(net("net,stream=/run/passt.sock,mtu=32746"), Net { mtu: Some(32746), ..stream });
+        assert_eq!(net("net,stream=/run/passt.sock,mtu=32746"), Net { mtu: Some(32746), ..stream.clone() });
+        let interface = Interface::User("/usr/bin/passt".into());
+        let user = Net { interface, mtu: Some(32746), ..stream };
+        assert_eq!((net("net,user=on"), net("net,user=on,mtu=1500").mtu), (user.clone(), Some(1500)));
+        let interface = Interface::User("/opt/passt".into());
+        assert_eq!(net("net,user=on,passt=/opt/passt"), Net { interface, ..user });
         let device = parsed("net,tap=tap0,queue-size=512,on-failure=restart,spare=on").unwrap();
         assert_eq!((device.virtio_type, device.queues, device.queue_size, device.spare), (1, 3, 512, true));
         assert_eq!(parsed("net,tap=tap0,queues=16").unwrap().queues, 33);
@@ -189,12 +210,17 @@ mod tests {
     #[test]
     fn what_makes_no_network_is_refused() {
         for (word, says) in [
-            ("net", "none of tap=NAME, fd=N, stream=PATH and socket=PATH"),
+            ("net", "none of tap=NAME, fd=N, stream=PATH, user=on and socket=PATH"),
             ("net,tap=", "1 to 15 bytes"),
             ("net,tap=a-name-of-16-byt", "1 to 15 bytes"),
             ("net,tap=tap%d", "'%'"),
-            ("net,tap=tap0,fd=3", "more than one of tap=, fd= and stream="),
-            ("net,stream=/s,fd=3", "more than one of tap=, fd= and stream="),
+            ("net,tap=tap0,fd=3", "more than one of tap=, fd=, stream= and user=on"),
+            ("net,stream=/s,fd=3", "more than one of tap=, fd=, stream= and user=on"),
+            ("net,user=on,tap=tap0", "more than one of tap=, fd=, stream= and user=on"),
+            ("net,user=off", "none of tap=NAME"),
+            ("net,user=me", "neither on nor off"),
+            ("net,user=on,queues=2", "queues=2: a network on a stream has one pair"),
+            ("net,tap=tap0,passt=/p", "passt=/p goes with user=on"),
             ("net,stream=/s,queues=2", "queues=2: a network on a stream has one pair"),
             ("net,stream=/s,mtu=32747", "at most 32746"),
             ("net,fd=2", "3 or more"),

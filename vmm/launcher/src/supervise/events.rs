@@ -28,6 +28,8 @@ pub enum Event {
     Log(usize),
     /// A process has ended.
     Ended(usize),
+    /// The program of a user's network says something, or has ended.
+    UserNetwork(usize),
 }
 
 /// Events that are taken at once.
@@ -38,6 +40,7 @@ const KINDS: u64 = 3;
 const SPAWNER: u64 = u64::MAX;
 const LISTENER: u64 = u64::MAX - 1;
 const CLIENTS: u64 = 1 << 32;
+const USER_NETWORKS: u64 = 1 << 31;
 
 /// All sources of events.
 #[derive(Debug)]
@@ -54,6 +57,10 @@ impl Events {
         }
         for (index, process) in processes.all.iter().enumerate() {
             events.watch_process(index, process)?;
+        }
+        for (index, network) in processes.user_networks.iter().enumerate() {
+            events.watch(&network.log, Event::UserNetwork(index))?;
+            events.watch(&network.child, Event::UserNetwork(index))?;
         }
         Ok(events)
     }
@@ -120,6 +127,9 @@ impl Event {
             Event::Control(index) => number(index, 1),
             Event::Log(index) => number(index, 2),
             Event::Ended(index) => number(index, 3),
+            Event::UserNetwork(index) => {
+                USER_NETWORKS.saturating_add(u64::try_from(index).unwrap_or(u64::MAX))
+            }
         }
     }
 
@@ -128,6 +138,10 @@ impl Event {
             SPAWNER => return Event::Spawner,
             LISTENER => return Event::Listener,
             CLIENTS.. => return Event::Client(number.saturating_sub(CLIENTS)),
+            USER_NETWORKS.. => {
+                let index = number.saturating_sub(USER_NETWORKS);
+                return Event::UserNetwork(usize::try_from(index).unwrap_or(usize::MAX));
+            }
             _ => {}
         }
         let Some(number) = number.checked_sub(1) else { return Event::Signal };
@@ -157,6 +171,7 @@ mod tests {
         let mut events = vec![Event::Signal, Event::Spawner];
         for index in 0..40 {
             events.extend([Event::Control(index), Event::Log(index), Event::Ended(index)]);
+            events.push(Event::UserNetwork(index));
         }
         let numbers: std::collections::BTreeSet<u64> = events.iter().map(|event| event.to_number()).collect();
         assert_eq!(numbers.len(), events.len());

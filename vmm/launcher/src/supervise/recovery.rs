@@ -48,7 +48,7 @@ pub struct Words {
 const RATES: Words = Words { since: 4, what: "limits", options: "bandwidth= and operations=" };
 const PORTS: Words = Words { since: 5, what: "ports with names", options: "port.NAME=" };
 const PAIRS: Words = Words { since: 5, what: "several pairs of queues", options: "queues=" };
-const STREAMS: Words = Words { since: 5, what: "networks on a stream", options: "stream=" };
+const STREAMS: Words = Words { since: 5, what: "networks on a stream", options: "stream= and user=on" };
 /// From the spawn until a program is ready.
 const START: Duration = Duration::from_secs(10);
 

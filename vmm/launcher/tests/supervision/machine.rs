@@ -68,6 +68,15 @@ impl Machine {
         self.line(beginning);
     }
 
+    /// Until there were lines that begin so, in any order.
+    pub fn wait_for_all(&mut self, beginnings: &[&str]) {
+        let mut missing = beginnings.to_vec();
+        while !missing.is_empty() {
+            let line = self.line("");
+            missing.retain(|beginning| !line.starts_with(beginning));
+        }
+    }
+
     /// The next line that begins so.
     pub fn line(&mut self, beginning: &str) -> String {
         loop {
@@ -106,7 +115,7 @@ impl Machine {
             name.ends_with(program.as_bytes())
         };
         let found: Vec<u32> = self.children().into_iter().filter(is).collect();
-        assert_eq!(found.len(), 1, "{program}: {found:?}");
+        assert_eq!(found.len(), 1, "{program}: {found:?}\n{}", self.log);
         found.into_iter().for_each(|child| kill(pid(child), signal).expect("it lives"));
     }
 

@@ -1,7 +1,7 @@
 //! The launcher above a core that does whatever it likes: each end has its code and its words, and leaves nothing.
 //!
-//! This program is tests and stand-ins in one: it is put beside a copy of `vmm` under the names of `vmm-core` and
-//! `device-blk`, and under those it does what the kernel's command line or the disk's serial says. Therefore it has its
+//! This program is tests and stand-ins in one: it is put beside a copy of `vmm` under the names of `vmm-core`,
+//! `device-blk` and others, and under those it does what the kernel's command line or the disk's serial says. Therefore it has its
 //! own `main`. Needs user namespaces and a node of KVM, but no KVM that runs anything, and no guest.
 
 #![expect(clippy::expect_used, reason = "tests say what they expect by failing")]
@@ -14,6 +14,7 @@ mod machine;
 mod reports;
 mod stand_in;
 mod terminal;
+mod user_network;
 
 use std::process::ExitCode;
 
@@ -21,7 +22,7 @@ use machine::Machine;
 use nix::sys::signal::Signal;
 
 /// Every test, by name.
-const TESTS: [(&str, fn()); 54] = [
+const TESTS: [(&str, fn()); 56] = [
     ("the_guests_own_ends_have_their_codes", the_guests_own_ends_have_their_codes),
     ("a_core_is_given_what_the_hand_over_lists", a_core_is_given_what_the_hand_over_lists),
     ("a_core_that_fails_is_heard_in_one_line", a_core_that_fails_is_heard_in_one_line),
@@ -148,6 +149,11 @@ const TESTS: [(&str, fn()); 54] = [
         asked::what_a_guests_driver_says_is_shown_and_why_it_says_nothing,
     ),
     ("the_disk_is_free_after_any_end", devices::the_disk_is_free_after_any_end),
+    (
+        "a_users_network_has_its_stream_and_outlives_its_devices",
+        user_network::a_users_network_has_its_stream_and_outlives_its_devices,
+    ),
+    ("a_users_network_ends_with_the_machine", user_network::a_users_network_ends_with_the_machine),
     ("it_is_raw_while_the_guest_runs", terminal::it_is_raw_while_the_guest_runs),
     ("it_is_restored_after_every_end", terminal::it_is_restored_after_every_end),
     ("it_is_restored_when_the_start_fails", terminal::it_is_restored_when_the_start_fails),

@@ -1,5 +1,5 @@
-//! A stand-in for `vmm-core` and `device-blk` in the tests of supervision: it takes the hand-over and then does what the
-//! first word of the kernel's command line says, or the disk's serial. It applies no confinement of its own and needs no
+//! A stand-in for `vmm-core`, `device-blk` and, by `user_network`, others in the tests of supervision: it takes the hand-over
+//! and then does what the first word of the kernel's command line says, or the disk's serial. It applies no confinement of its own and needs no
 //! KVM.
 
 #![expect(unsafe_code, reason = "the control channel is inherited, as descriptor 3")]
@@ -19,8 +19,10 @@ use protocol::{
     Statistic, Statistics, ToCore, ToDevice, Violation, frame, limits,
 };
 
-/// The programs for which this one stands in.
-pub const NAMES: [&str; 2] = ["vmm-core", "device-blk"];
+use crate::user_network;
+
+/// The programs for which this one stands in; passt is none of ours.
+pub const NAMES: [&str; 4] = ["vmm-core", "device-blk", "device-net", "passt"];
 
 /// The one amount that a stand-in takes.
 const SET: u64 = 1 << 20;
@@ -38,8 +40,15 @@ pub fn run() -> Option<ExitCode> {
     signal().thread_block().expect("a mask");
     // SAFETY: the launcher gave us descriptor 3, and nothing else in this program has touched it.
     let control = unsafe { OwnedFd::from_raw_fd(3) };
+    if name == "passt" {
+        return Some(user_network::passt(control.into()));
+    }
     let control = Channel::from_fd(control).expect("descriptor 3 is the control channel");
-    Some(if name == "device-blk" { device(&control) } else { core(control) })
+    Some(match name.as_str() {
+        "device-blk" => device(&control),
+        "device-net" => user_network::device(&control),
+        _ => core(control),
+    })
 }
 
 /// By which a test says when to act.
@@ -137,7 +146,7 @@ fn unasked(act: &str) -> FromDevice {
 }
 
 /// Answers what it is asked, until it is told to stop.
-fn obey(control: &Channel, act: &str) -> ExitCode {
+pub fn obey(control: &Channel, act: &str) -> ExitCode {
     let say = |message: FromDevice| control.send(&message, &[]).expect("the launcher listens");
     while let Some((message, _)) = control.receive::<ToDevice>(Phase::Serving).expect("a message") {
         match message {
