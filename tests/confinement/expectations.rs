@@ -240,3 +240,18 @@ pub const DEVICE_NET: Expectation = Expectation {
     ],
     ..DEVICE_RNG
 };
+
+/// `device-net` on a stream.
+pub const DEVICE_NET_ON_A_STREAM: Expectation = Expectation {
+    others: &[
+        ("/memfd:inflight (deleted)", 2),
+        ("/memfd:keep (deleted)", 1),
+        // To wake the thread of each of its three queues, and that the link is down.
+        ("anon_inode:[eventfd]", 4),
+        // What has arrived on the stream.
+        ("anon_inode:[eventpoll]", 1),
+        // The vhost-user socket, the channel on which it says that its configuration changed, and the stream.
+        ("socket", 3),
+    ],
+    ..DEVICE_NET
+};

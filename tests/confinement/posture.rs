@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::os::unix::net::UnixListener;
 
 use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, kill};
@@ -13,8 +14,9 @@ use system_tests::{Result, Running, within};
 
 use crate::driver::DONE;
 use crate::expectations::{
-    CORE, DEVICE_BALLOON, DEVICE_BLK, DEVICE_CONSOLE, DEVICE_FS, DEVICE_NET, DEVICE_PMEM, DEVICE_RNG,
-    DEVICE_VSOCK, DIRECTORY_MOUNT, Expectation, IDS, KERNEL_THREAD, LAUNCHER, MOUNT, NAMESPACES, UMASK,
+    CORE, DEVICE_BALLOON, DEVICE_BLK, DEVICE_CONSOLE, DEVICE_FS, DEVICE_NET, DEVICE_NET_ON_A_STREAM,
+    DEVICE_PMEM, DEVICE_RNG, DEVICE_VSOCK, DIRECTORY_MOUNT, Expectation, IDS, KERNEL_THREAD, LAUNCHER, MOUNT,
+    NAMESPACES, UMASK,
 };
 use crate::guest::Guest;
 use crate::house::{House, ORDINARY, Who};
@@ -181,6 +183,34 @@ fn the_process_of_a_network_and_its_successor_are_confined_as_written() -> Resul
     drop(running);
     house.check_left()?;
     within("the end of the interface", || (!tap::is_there("made0")).then_some(()))
+}
+
+#[test]
+fn the_process_of_a_network_on_a_stream_is_confined_as_written() -> Result<()> {
+    let house = House::new(Who::Caller)?;
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("stream");
+    let listener = UnixListener::bind(&path).expect("a socket");
+    let device = format!("net,stream={}", path.display());
+    let running = house.start_beside(Guest::Halts, None, "", &[&device])?;
+    running.wait_for_log("the line on confinement", |log| confinement(log).map(drop))?;
+    let identity = identity(&house, &running, Some(2));
+    let find = || program_among(running.pid(), "device-net");
+    let check = |expected: &Expectation| {
+        let posture = posture::read(find().expect("a live device-net")).expect("a live process");
+        let different = compare(&posture, expected, &identity, &house).0;
+        assert!(different.is_empty(), "{}", different.join("\n"));
+    };
+    check(&DEVICE_NET_ON_A_STREAM);
+    kill(Pid::from_raw(find().expect("it lives")), Signal::SIGKILL).expect("it lives");
+    running.wait_for_log("a successor", |log| log.contains("vmm: device net0 serves again").then_some(()))?;
+    check(&Expectation { filters: DEVICE_NET.filters + 1, ..DEVICE_NET_ON_A_STREAM });
+    // Its peer has met one connection, which is the successor's now.
+    let (_peer, _) = listener.accept().expect("a connection");
+    listener.set_nonblocking(true).expect("a socket");
+    assert!(listener.accept().is_err(), "and no other");
+    drop(running);
+    house.check_left()
 }
 
 /// Of the launcher, or of its program number `index`.
