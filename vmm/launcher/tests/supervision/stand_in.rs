@@ -125,7 +125,7 @@ fn say_raw(control: &Channel, act: &str) {
         "raw-junk" => (vec![0xFF; 64], 0),
         "raw-byte" => (vec![0], 0),
         "raw-long" => (vec![0; limits::MAX_FRAME + 1], 0),
-        "raw-cut" => (keeps[..keeps.len() - 1].to_vec(), 0),
+        "raw-cut" => (keeps.split_last().map(|(_, rest)| rest.to_vec()).unwrap_or_default(), 0),
         _ => (keeps, 253),
     };
     let fds = vec![control.as_fd().as_raw_fd(); fds];
