@@ -162,8 +162,8 @@ impl Kind {
     }
 }
 
-/// The arguments that tell what a call of this name is asked for, by the word of all policies: those that every rule with
-/// conditions on it looks at, as the code of an ioctl.
+/// The arguments that tell what a call of this name is asked for, by the word of all policies: those that every rule for it
+/// looks at, as the code of an ioctl. Of a call that some policy lists whatever its arguments are, none.
 fn looked_at(call: &Call) -> Vec<(u8, u64)> {
     let Some(name) = system_call::name(call.number) else { return Vec::new() };
     let stages = Program::ALL
@@ -172,8 +172,7 @@ fn looked_at(call: &Call) -> Vec<(u8, u64)> {
     let rules = stages
         .filter_map(|(program, stage)| policy::list(program, stage))
         .flat_map(|list| list.of_call(name));
-    let rules: Vec<_> =
-        rules.map(|rule| rule.conditions).filter(|conditions| !conditions.is_empty()).collect();
+    let rules: Vec<_> = rules.map(|rule| rule.conditions).collect();
     let Some(first) = rules.first() else { return Vec::new() };
     let by_all =
         first.iter().filter(|one| rules.iter().all(|rule| rule.iter().any(|it| it.argument == one.argument)));
