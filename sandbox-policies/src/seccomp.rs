@@ -48,7 +48,7 @@ static LOGGED: OnceLock<()> = OnceLock::new();
 ///   argument of its exec; the spawner is a copy of that launcher. So it is decided in every process before it has read
 ///   a byte of anybody's, let alone installed a filter.
 /// - Filters that are installed stay, and of several the strictest answer holds. A process that has been confined in
-///   earnest and calls this afterwards, or writes to [`LOGGED`], gains nothing: what was refused stays refused.
+///   earnest and calls this afterwards, or writes to `LOGGED`, gains nothing: what was refused stays refused.
 /// - The answer is only as loose as there is a tracer. Without one the kernel makes it the error ENOSYS, and the call is not
 ///   made. A process cannot get itself one: ptrace is in no list, the tracer takes on nobody but the launcher that it has
 ///   forked, and what descends from that; and it takes the traced along when it dies (PTRACE_O_EXITKILL). So a program that

@@ -195,7 +195,7 @@ impl Stream {
     }
 
     /// Takes the next frame, if it is there, to the beginning of `room`, or to nowhere if it does not fit or is not `wanted`.
-    /// `discarded` is what [`discarded`] makes.
+    /// `discarded` is room for what is thrown away, made by the function of that name.
     pub fn receive(&self, room: Writer<'_, '_>, wanted: bool, discarded: &mut [u8]) -> Received {
         let taken = match self.find() {
             Ok(None) => Ok(Received::None),
