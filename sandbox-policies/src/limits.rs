@@ -2,7 +2,7 @@
 //!
 //! What is not limited here, and why: memory locking (the core may be asked for locked guest memory); the
 //! address space and CPU time (guest memory and guests are as large and as long as the user said); the size of
-//! files (device-blk writes the user's disk, device-fs his files, core and device-console the console, which may be a file, and the size of
+//! files (device-blk and device-blk-qcow2 write the user's disk, device-fs his files, core and device-console the console, which may be a file, and the size of
 //! an in-flight memfd counts, too).
 
 use nix::errno::Errno;
@@ -41,7 +41,7 @@ pub fn of(program: Program) -> &'static [(Resource, u64)] {
         ],
         // 64 queues with a wake, a kick, a call and an error eventfd each, twice 32 memory regions while they
         // are replaced, and what one hostile message can bring (253), lest it be cut short.
-        Program::DeviceBlk => &[
+        Program::DeviceBlk | Program::DeviceBlkQcow2 => &[
             (Resource::RLIMIT_CORE, 0),
             (Resource::RLIMIT_MSGQUEUE, 0),
             (Resource::RLIMIT_NOFILE, 640),

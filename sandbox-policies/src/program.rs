@@ -13,6 +13,8 @@ pub enum Program {
     Core,
     /// `device-blk`.
     DeviceBlk,
+    /// `device-blk-qcow2`.
+    DeviceBlkQcow2,
     /// `device-rng`.
     DeviceRng,
     /// `device-net`.
@@ -31,10 +33,11 @@ pub enum Program {
 
 impl Program {
     /// Every program.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Launcher,
         Self::Core,
         Self::DeviceBlk,
+        Self::DeviceBlkQcow2,
         Self::DeviceRng,
         Self::DeviceNet,
         Self::DeviceConsole,
@@ -50,6 +53,7 @@ impl Program {
             Self::Launcher => "vmm",
             Self::Core => "vmm-core",
             Self::DeviceBlk => "device-blk",
+            Self::DeviceBlkQcow2 => "device-blk-qcow2",
             Self::DeviceRng => "device-rng",
             Self::DeviceNet => "device-net",
             Self::DeviceConsole => "device-console",
@@ -66,6 +70,7 @@ impl Program {
             Self::Launcher
             | Self::Core
             | Self::DeviceBlk
+            | Self::DeviceBlkQcow2
             | Self::DeviceRng
             | Self::DeviceNet
             | Self::DeviceConsole
@@ -82,6 +87,7 @@ impl Program {
             Self::Launcher => &[Stage::Serve, Stage::Spawner],
             Self::Core => &[Stage::Setup, Stage::Control, Stage::Vcpu],
             Self::DeviceBlk
+            | Self::DeviceBlkQcow2
             | Self::DeviceRng
             | Self::DeviceNet
             | Self::DeviceConsole

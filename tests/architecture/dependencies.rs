@@ -47,6 +47,9 @@ const DEVICE: Rule = Rule {
     ours: &["device-backend", "protocol", "sandbox-policies"],
     never: &["kvm-*", "clap", "serde", "serde_json", "toml", "linux-loader"],
 };
+/// Beside what each device links, the library of the disk that it is one of.
+const IMAGE: Rule =
+    Rule { ours: &["device-backend", "device-blk", "protocol", "sandbox-policies"], never: DEVICE.never };
 
 /// The rule for a member; tests and tools link what they like.
 fn rule(member: &Member) -> Result<Option<&'static Rule>, String> {
@@ -55,6 +58,7 @@ fn rule(member: &Member) -> Result<Option<&'static Rule>, String> {
         ("vmm", "vmm/launcher") => Ok(Some(&LAUNCHER)),
         ("vmm-core", "vmm/core") => Ok(Some(&CORE)),
         (_, folder) if folder.split('/').next() == Some("tests") => Ok(None),
+        ("device-blk-qcow2", "devices/blk-qcow2") => Ok(Some(&IMAGE)),
         (name, folder) if is_device(name, folder) => Ok(Some(&DEVICE)),
         (name, folder) => Err(format!("package `{name}` in {folder}: no rule says what it may link")),
     }

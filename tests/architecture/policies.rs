@@ -24,9 +24,10 @@ const BEFORE_SERVING: [&str; 3] = ["setup", "stand_alone", "spawner"];
 /// and it knows no limits, so that it needs no clock; device-fs eighteen for names, attributes and what is in files and
 /// directories, and one to remember what its guest knows of them; device-vsock to read and write streams, to accept and to
 /// make connections, to shut halves of them and to wait for many of them at once (7), without limits and so without a clock.
-const AIMS: [(&str, usize); 9] = [
+const AIMS: [(&str, usize); 10] = [
     ("vmm-core", 20),
     ("device-blk", 15),
+    ("device-blk-qcow2", 15),
     ("device-rng", 12),
     ("device-net", 15),
     ("device-console", 14),

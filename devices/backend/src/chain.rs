@@ -110,6 +110,24 @@ impl<'a, 'm> Reader<'a, 'm> {
         Reader(self.0.split_off(at))
     }
 
+    /// Has `act` go over the next `length` bytes, or as many as there are, and moves past as many as it did, also after an
+    /// error.
+    ///
+    /// # Errors
+    /// Those of `act`.
+    pub fn part<E>(
+        &mut self,
+        length: usize,
+        act: impl FnOnce(&mut Reader<'a, 'm>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut part = Reader(self.0);
+        let _rest = part.split_off(length);
+        let room = part.remaining();
+        let result = act(&mut part);
+        self.0.advance(room.saturating_sub(part.remaining()));
+        result
+    }
+
     /// Whether each piece's address and length is a multiple of `alignment`, a power of two.
     #[must_use]
     pub fn is_aligned(&self, alignment: usize) -> bool {
@@ -155,6 +173,24 @@ impl<'a, 'm> Writer<'a, 'm> {
     #[must_use]
     pub fn split_off(&mut self, at: usize) -> Writer<'a, 'm> {
         Writer(self.0.split_off(at))
+    }
+
+    /// Has `act` go over the next `length` bytes, or as many as there are, and moves past as many as it did, also after an
+    /// error.
+    ///
+    /// # Errors
+    /// Those of `act`.
+    pub fn part<E>(
+        &mut self,
+        length: usize,
+        act: impl FnOnce(&mut Writer<'a, 'm>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut part = Writer(self.0);
+        let _rest = part.split_off(length);
+        let room = part.remaining();
+        let result = act(&mut part);
+        self.0.advance(room.saturating_sub(part.remaining()));
+        result
     }
 
     /// Whether each piece's address and length is a multiple of `alignment`, a power of two.
@@ -321,6 +357,25 @@ mod tests {
         let mut writer = Writer::new(&slices);
         assert_eq!(writer.split_off(10).remaining(), 0);
         assert_eq!(writer.remaining(), 3);
+    }
+
+    #[test]
+    fn a_part_moves_by_what_was_done_of_it_and_never_beyond() {
+        let mut bytes = [0u8; 6];
+        let slices = [VolatileSlice::from(&mut bytes[..])];
+        let mut writer = Writer::new(&slices);
+        let done = writer.part(4, |part| {
+            assert!(part.write_all(&[1; 5]).is_err());
+            part.write_all(&[1; 3])
+        });
+        assert!(done.is_ok());
+        assert_eq!(writer.remaining(), 3);
+        let half = writer.part(10, |part| part.write_all(&[2; 1]).map_err(|_| 0).and(Err(1)));
+        assert_eq!((half, writer.remaining()), (Err(1), 2));
+        let mut reader = Reader::new(&slices);
+        let mut read = [0; 4];
+        assert!(reader.part(4, |part| part.read_exact(&mut read)).is_ok());
+        assert_eq!((read, reader.remaining()), ([1, 1, 1, 2], 2));
     }
 
     #[test]

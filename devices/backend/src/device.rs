@@ -89,6 +89,11 @@ pub trait Device: Send + Sync + 'static {
         false
     }
 
+    /// Bytes of heap that serving takes at most beside what the requests take, which the library knows.
+    fn heap(&self) -> usize {
+        0
+    }
+
     /// The state that must outlive the process; none, as here, for a device that has none. Whether there is one must not
     /// change.
     fn kept(&self) -> Option<Kept> {

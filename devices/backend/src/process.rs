@@ -9,8 +9,9 @@ const HEAP_EACH: usize = 4 << 20;
 
 /// Makes all of `threads` threads allocate from one heap that neither grows nor shrinks again. The C library would grow
 /// a heap per thread by mprotect, the first one by brk, and map large blocks on their own, to be moved by mremap: none
-/// of which the serving filter has. Call while there is one thread.
-pub(crate) fn use_one_heap(threads: usize) {
+/// of which the serving filter has. It has room for `more` bytes, which the device asks for. Call while there is one
+/// thread.
+pub(crate) fn use_one_heap(threads: usize, more: usize) {
     // -1 is "never".
     for (parameter, value) in
         [(nix::libc::M_ARENA_MAX, 1), (nix::libc::M_MMAP_MAX, 0), (nix::libc::M_TRIM_THRESHOLD, -1)]
@@ -19,7 +20,8 @@ pub(crate) fn use_one_heap(threads: usize) {
         unsafe { nix::libc::mallopt(parameter, value) };
     }
     // Taken, not touched, and given back to a heap that keeps it.
-    let blocks = (0..threads).map(|_| Vec::<u8>::with_capacity(HEAP_EACH));
+    let sizes = std::iter::repeat_n(HEAP_EACH, threads).chain([more]);
+    let blocks = sizes.map(Vec::<u8>::with_capacity);
     drop(std::hint::black_box(blocks.collect::<Vec<_>>()));
 }
 

@@ -60,7 +60,7 @@ fn serve_channel<P: DeviceProgram>(channel: &Channel, ready: Ready, unsealed: Un
     let lanes = pace::limit(&mut device, &setup.rates)?;
     let device = Arc::new(device);
     let Ok(keep) = receive_keep(channel, setup.keep && device.kept().is_some())? else { return Ok(()) };
-    process::use_one_heap(usize::from(device.queues()).saturating_add(1));
+    process::use_one_heap(usize::from(device.queues()).saturating_add(1), device.heap());
     let mut session = prepare::<P>(&device, lanes, keep, (unsealed, setup.blamed))?;
     // Promise less: reading, writing, mapping what the front end sends, and little else.
     sandbox_policies::limit_processes()?;

@@ -22,11 +22,11 @@ use protocol::{BlkOptions, Setting};
 
 use crate::disk::Disk;
 use crate::geometry::AlignedBuffer;
+use crate::medium::Medium;
 use crate::request::{
     CheckedSegment, ID_BYTES, Limits, MAX_DISCARD_SECTORS, MAX_SEGMENTS, MAX_WRITE_ZEROES_SECTORS, Range,
     Request, SegmentKind, parse, parse_segment,
 };
-use crate::size;
 use crate::wire::{Config, Header, SECTOR_SIZE, Segment, Status, feature};
 
 /// Bytes of the largest segment that drivers are asked to make. A larger one is served all the same.
@@ -38,9 +38,9 @@ const PAGE: u64 = 4096;
 /// Version of what is kept: one byte, 0 or 1 as `writeback` has it.
 const KEPT: u16 = 1;
 
-/// A disk as a virtio device.
-pub struct Blk {
-    disk: Disk,
+/// A disk as a virtio device, whatever its sectors are in.
+pub struct Blk<M = Disk> {
+    disk: M,
     /// With the capacity of the start.
     limits: Limits,
     /// In sectors, as the driver may use them.
@@ -52,12 +52,12 @@ pub struct Blk {
     writeback: AtomicBool,
 }
 
-impl Blk {
+impl<M: Medium> Blk<M> {
     /// Serves `disk` as `options` say.
     ///
     /// # Errors
     /// A serial that is too long.
-    pub fn new(options: &BlkOptions, disk: Disk) -> Result<Self, Error> {
+    pub fn new(options: &BlkOptions, disk: M) -> Result<Self, Error> {
         let mut serial = [0; ID_BYTES];
         let bytes = options.serial.as_bytes();
         let part = serial.get_mut(..bytes.len()).ok_or_else(|| {
@@ -105,7 +105,7 @@ impl Blk {
     }
 }
 
-impl Device for Blk {
+impl<M: Medium> Device for Blk<M> {
     fn features(&self) -> u64 {
         let mut features = feature::SIZE_MAX
             | feature::SEG_MAX
@@ -149,7 +149,7 @@ impl Device for Blk {
             num_queues: self.queues,
             max_discard_sectors: discard,
             max_discard_seg: if discard == 0 { 0 } else { segments },
-            discard_sector_alignment: blocks(geometry.physical).saturating_mul(geometry.logical / 512),
+            discard_sector_alignment: self.disk.discard_unit() / 512,
             max_write_zeroes_sectors: zeroes,
             max_write_zeroes_seg: if zeroes == 0 { 0 } else { segments },
             write_zeroes_may_unmap: self.limits.discard,
@@ -187,7 +187,7 @@ impl Device for Blk {
     /// How large the disk is to be. Nothing of that is to be kept.
     fn set(&self, setting: Setting) -> Result<bool, String> {
         let Setting::Disk(wanted) = setting else { return Err(NOTHING_TO_SET.to_owned()) };
-        let size = size::resized(&self.disk, self.known(), wanted, self.limits.readonly)?;
+        let size = self.disk.resized(self.known(), wanted, self.limits.readonly)?;
         self.capacity.store(size / SECTOR_SIZE, Release);
         Ok(false)
     }
@@ -195,13 +195,22 @@ impl Device for Blk {
     /// The user may have had a predecessor say more. What cannot be found out, or cannot be used, stays as it was: that is
     /// for whoever changes the size to hear.
     fn look_again(&self) {
-        if let Ok(size) = size::present(&self.disk, self.known()) {
+        if let Ok(size) = self.disk.present(self.known()) {
             self.capacity.fetch_max(size / SECTOR_SIZE, AcqRel);
         }
     }
 
     fn reset(&self) -> bool {
         self.set_writeback(true)
+    }
+
+    fn started(&self) -> bool {
+        self.disk.started();
+        false
+    }
+
+    fn heap(&self) -> usize {
+        self.disk.heap()
     }
 
     fn kept(&self) -> Option<Kept> {
@@ -224,12 +233,12 @@ impl Device for Blk {
 }
 
 /// One queue.
-struct BlkQueue {
-    blk: Arc<Blk>,
+struct BlkQueue<M> {
+    blk: Arc<Blk<M>>,
     buffer: AlignedBuffer,
 }
 
-impl Handler for BlkQueue {
+impl<M: Medium> Handler for BlkQueue<M> {
     fn handle(
         &mut self,
         features: u64,
@@ -263,7 +272,7 @@ impl Handler for BlkQueue {
     }
 }
 
-impl BlkQueue {
+impl<M: Medium> BlkQueue<M> {
     fn serve(
         &mut self,
         durability: Durability,

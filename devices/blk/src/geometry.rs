@@ -123,6 +123,12 @@ pub struct AlignedBuffer(Vec<u8>);
 /// Bytes of an [`AlignedBuffer`].
 pub const BUFFER: usize = 64 << 10;
 
+impl Default for AlignedBuffer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl AlignedBuffer {
     /// A new one.
     #[must_use]

@@ -16,10 +16,11 @@ use crate::attempts::{self, Attempt, Hand};
 use crate::probe::{self, word};
 
 /// The confinements that attempts are made in.
-const CONFINEMENTS: [(Program, Stage); 28] = [
+const CONFINEMENTS: [(Program, Stage); 31] = [
     (Program::Launcher, Stage::Serve),
     (Program::Core, Stage::Setup),
     (Program::DeviceBlk, Stage::Setup),
+    (Program::DeviceBlkQcow2, Stage::Setup),
     (Program::DeviceRng, Stage::Setup),
     (Program::DeviceNet, Stage::Setup),
     (Program::DeviceConsole, Stage::Setup),
@@ -31,6 +32,8 @@ const CONFINEMENTS: [(Program, Stage); 28] = [
     (Program::Core, Stage::Vcpu),
     (Program::DeviceBlk, Stage::Serve),
     (Program::DeviceBlk, Stage::StandAlone),
+    (Program::DeviceBlkQcow2, Stage::Serve),
+    (Program::DeviceBlkQcow2, Stage::StandAlone),
     (Program::DeviceRng, Stage::Serve),
     (Program::DeviceRng, Stage::StandAlone),
     (Program::DeviceNet, Stage::Serve),

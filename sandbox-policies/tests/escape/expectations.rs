@@ -40,9 +40,10 @@ pub const MOUNT: &str = "/ tmpfs ro,nosuid,nodev,noexec";
 pub const DIRECTORY_MOUNT: [&str; 3] = ["nosuid", "nodev", "noexec"];
 
 /// One for each spawned program.
-pub const EXPECTATIONS: [Expectation; 9] = [
+pub const EXPECTATIONS: [Expectation; 10] = [
     Expectation { program: Program::Core, stage: Stage::Control, threads: 2, open_files: 8192 },
     Expectation { program: Program::DeviceBlk, stage: Stage::Serve, threads: 1, open_files: 640 },
+    Expectation { program: Program::DeviceBlkQcow2, stage: Stage::Serve, threads: 1, open_files: 640 },
     Expectation { program: Program::DeviceRng, stage: Stage::Serve, threads: 1, open_files: 384 },
     Expectation { program: Program::DeviceNet, stage: Stage::Serve, threads: 1, open_files: 384 },
     Expectation { program: Program::DeviceConsole, stage: Stage::Serve, threads: 1, open_files: 384 },

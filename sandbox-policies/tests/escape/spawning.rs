@@ -37,6 +37,7 @@ pub fn run(who: &str) -> Result<Count, String> {
         (Program::Core, Stage::Control),
         (Program::Core, Stage::Vcpu),
         (Program::DeviceBlk, Stage::Serve),
+        (Program::DeviceBlkQcow2, Stage::Serve),
         (Program::DeviceRng, Stage::Serve),
         (Program::DeviceNet, Stage::Serve),
         (Program::DeviceConsole, Stage::Serve),
