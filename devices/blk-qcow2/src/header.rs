@@ -78,7 +78,7 @@ impl Header {
         let (word, long) = (|at| word(bytes, at).unwrap_or(0), |at| long(bytes, at).unwrap_or(0));
         let version = word(4);
         if word(0) != MAGIC || (version != 2 && version != 3) {
-            return Err(refused("is none, or of another version than 2 and 3; a raw image has format=raw"));
+            return Err(refused("is none, or of another version than 2 and 3; a raw disk is device-blk's"));
         }
         let (cluster_bits, size) = (word(20), long(24));
         if !CLUSTER_BITS.contains(&cluster_bits) {
@@ -289,9 +289,9 @@ mod tests {
     #[test]
     fn each_thing_that_is_not_served_is_named() {
         let cases: [(usize, &[u8], &str); 24] = [
-            (0, &[0; 4], "format=raw"),
-            (7, &[1], "format=raw"),
-            (7, &[4], "format=raw"),
+            (0, &[0; 4], "device-blk's"),
+            (7, &[1], "device-blk's"),
+            (7, &[4], "device-blk's"),
             (23, &[8], "2^8"),
             (20, &[0xff; 4], "2^4294967295"),
             (15, &[1], "backing file"),

@@ -194,7 +194,8 @@ fn a_read_only_image_takes_no_change() {
 fn an_image_that_is_not_served_is_one_line_and_a_code() {
     let mut backed = SHAPE.empty();
     backed[8..16].copy_from_slice(&200u64.to_be_bytes());
-    for (bytes, word) in [(vec![0; 8192], "format=raw"), (backed, "backing file"), (vec![], "format=raw")] {
+    for (bytes, word) in [(vec![0; 8192], "device-blk's"), (backed, "backing file"), (vec![], "device-blk's")]
+    {
         let disk = image(&bytes);
         let (code, log) = start(disk.path(), &[]).end();
         assert_eq!((code, log.lines().count()), (Some(3), 1), "{log}");
