@@ -210,60 +210,63 @@ impl Receiver for Receive {
     }
 
     fn receive(&mut self, accepted: u64, room: &Room<'_, '_>) -> Result<Arrival, &'static str> {
-        let net = Arc::clone(&self.net);
-        match &net.host {
-            Host::Tap(queues) => self.receive_from_tap(queues, accepted, room),
-            Host::Stream(stream) => Ok(self.receive_from_stream(stream, room)),
+        match &self.net.host {
+            Host::Tap(queues) => {
+                let of_pair = (queues, self.pair);
+                receive_from_tap(&self.net.choices, of_pair, &mut self.offload, accepted, room)
+            }
+            Host::Stream(stream) => {
+                let wanted = self.net.choices.link_up();
+                Ok(receive_from_stream(stream, wanted, &mut self.discarded, room))
+            }
         }
     }
 }
 
-impl Receive {
-    fn receive_from_tap(
-        &mut self,
-        queues: &Queues,
-        accepted: u64,
-        room: &Room<'_, '_>,
-    ) -> Result<Arrival, &'static str> {
-        let choices = &self.net.choices;
-        let mut features = choices.in_use(accepted);
-        if self.offload != Some(features) {
-            // Before the first frame is taken. Those that wait already may be of another form: `for_driver` sorts them out.
-            features = choices.set_offload(queues, accepted).map_err(|errno| match errno {
-                Errno::EBADFD => REMOVED,
-                _ => "the tap refuses the driver's offloads",
-            })?;
-            self.offload = Some(features);
-        }
-        let mut whole = room.writer();
-        let frame = whole.split_off(Header::SIZE);
-        let mut header = [0; Header::SIZE];
-        let bytes = match frame.read_packet(queues.of(self.pair), &mut header) {
-            Ok(bytes) => bytes,
-            Err(Errno::EAGAIN) => return Ok(Arrival::None),
-            Err(Errno::EBADFD) => return Err(REMOVED),
-            Err(_) => return Err("the tap cannot be read"),
-        };
-        // What comes while the cable is out is not there when it is in again.
-        if !choices.link_up() || bytes < FRONT || bytes > Header::SIZE.saturating_add(frame.remaining()) {
-            return Ok(Arrival::Dropped);
-        }
-        let Some(header) = frame::for_driver(features, Header::parse(header)) else {
-            return Ok(Arrival::Dropped);
-        };
-        Ok(arrived(room, whole, header, bytes))
+fn receive_from_tap(
+    choices: &Choices,
+    (queues, pair): (&Queues, u16),
+    offload: &mut Option<u64>,
+    accepted: u64,
+    room: &Room<'_, '_>,
+) -> Result<Arrival, &'static str> {
+    let mut features = choices.in_use(accepted);
+    if *offload != Some(features) {
+        // Before the first frame is taken. Those that wait already may be of another form: `for_driver` sorts them out.
+        features = choices.set_offload(queues, accepted).map_err(|errno| match errno {
+            Errno::EBADFD => REMOVED,
+            _ => "the tap refuses the driver's offloads",
+        })?;
+        *offload = Some(features);
     }
+    let mut whole = room.writer();
+    let frame = whole.split_off(Header::SIZE);
+    let mut header = [0; Header::SIZE];
+    let bytes = match frame.read_packet(queues.of(pair), &mut header) {
+        Ok(bytes) => bytes,
+        Err(Errno::EAGAIN) => return Ok(Arrival::None),
+        Err(Errno::EBADFD) => return Err(REMOVED),
+        Err(_) => return Err("the tap cannot be read"),
+    };
+    // What comes while the cable is out is not there when it is in again.
+    if !choices.link_up() || bytes < FRONT || bytes > Header::SIZE.saturating_add(frame.remaining()) {
+        return Ok(Arrival::Dropped);
+    }
+    let Some(header) = frame::for_driver(features, Header::parse(header)) else {
+        return Ok(Arrival::Dropped);
+    };
+    Ok(arrived(room, whole, header, bytes))
+}
 
-    fn receive_from_stream(&mut self, stream: &Stream, room: &Room<'_, '_>) -> Arrival {
-        let mut whole = room.writer();
-        let frame = whole.split_off(Header::SIZE);
-        match stream.receive(frame, self.net.choices.link_up(), &mut self.discarded) {
-            Received::None => Arrival::None,
-            Received::Frame(length) if length >= ETHERNET_HEADER => {
-                arrived(room, whole, Header::default(), Header::SIZE.saturating_add(length))
-            }
-            Received::Frame(_) | Received::Dropped => Arrival::Dropped,
+fn receive_from_stream(stream: &Stream, wanted: bool, discarded: &mut [u8], room: &Room<'_, '_>) -> Arrival {
+    let mut whole = room.writer();
+    let frame = whole.split_off(Header::SIZE);
+    match stream.receive(frame, wanted, discarded) {
+        Received::None => Arrival::None,
+        Received::Frame(length) if length >= ETHERNET_HEADER => {
+            arrived(room, whole, Header::default(), Header::SIZE.saturating_add(length))
         }
+        Received::Frame(_) | Received::Dropped => Arrival::Dropped,
     }
 }
 
@@ -338,7 +341,7 @@ impl Transmit {
         else {
             return Err(Refused::Length);
         };
-        let net = Arc::clone(&self.net);
+        let Self { net, pair, waits, .. } = self;
         if !net.link_up() {
             return Err(Refused::Link);
         }
@@ -352,12 +355,12 @@ impl Transmit {
                     *place = header.bytes();
                 }
                 // What the host does not take now (an interface that is down, no memory, too many pieces) is lost.
-                let _ = reader.write_packet(queues.of(self.pair), &front);
+                let _ = reader.write_packet(queues.of(*pair), &front);
             }
             Host::Stream(stream) => {
                 let front = stream::front(ethernet, length).ok_or(Refused::Length)?;
-                while stream.send(&front, &reader) == Sent::Full && self.waits > 0 {
-                    self.waits = self.waits.saturating_sub(1);
+                while stream.send(&front, &reader) == Sent::Full && *waits > 0 {
+                    *waits = waits.saturating_sub(1);
                     stream.wait();
                 }
             }
