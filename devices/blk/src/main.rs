@@ -2,35 +2,19 @@
 //!
 //! Raw means raw: the content is never looked at to find out a format, since the guest writes the content.
 
-use std::fs::OpenOptions;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use device_backend::{Capabilities, DeviceProgram, Error};
-use device_blk::{Blk, Disk};
-use lexopt::{Parser, ValueExt};
-use nix::fcntl::OFlag;
-use protocol::{BlkOptions, DeviceOptions};
+use device_blk::{Arguments, Blk, Disk};
+use lexopt::Parser;
+use protocol::DeviceOptions;
 
 fn main() -> ExitCode {
     device_backend::run::<DeviceBlk>()
 }
 
 struct DeviceBlk;
-
-/// The stand-alone command line.
-#[derive(Default)]
-struct Arguments {
-    path: Option<PathBuf>,
-    readonly: bool,
-    direct: bool,
-    serial: String,
-    queues: Option<u16>,
-    queue_size: Option<u16>,
-    keep_space: bool,
-}
 
 impl DeviceProgram for DeviceBlk {
     type Device = Blk;
@@ -48,40 +32,15 @@ impl DeviceProgram for DeviceBlk {
         \x20 --no-discard           keep the space that the guest discards\n";
 
     fn argument(arguments: &mut Arguments, name: &str, parser: &mut Parser) -> Result<bool, Error> {
-        match name {
-            "path" | "blk-file" => arguments.path = Some(parser.value()?.into()),
-            "read-only" => arguments.readonly = true,
-            "direct" => arguments.direct = true,
-            "serial" => arguments.serial = parser.value()?.string()?,
-            "queues" => arguments.queues = Some(parser.value()?.parse()?),
-            "queue-size" => arguments.queue_size = Some(parser.value()?.parse()?),
-            "no-discard" => arguments.keep_space = true,
-            _ => return Ok(false),
+        if name == "direct" {
+            arguments.direct = true;
+            return Ok(true);
         }
-        Ok(true)
+        arguments.take(name, parser)
     }
 
     fn open(arguments: Arguments) -> Result<(DeviceOptions, OwnedFd), Error> {
-        let Some(path) = arguments.path else {
-            return Err(Error::Usage("which disk? Give --path=PATH".to_owned()));
-        };
-        // Never waits, as for the other end of a pipe that somebody put there.
-        let flags = if arguments.direct { OFlag::O_DIRECT } else { OFlag::empty() } | OFlag::O_NONBLOCK;
-        let file = OpenOptions::new()
-            .read(true)
-            .write(!arguments.readonly)
-            .custom_flags(flags.bits())
-            .open(&path)
-            .map_err(|error| Error::Resource(format!("cannot open {}: {error}", path.display())))?;
-        let options = BlkOptions {
-            readonly: arguments.readonly,
-            direct: arguments.direct,
-            serial: arguments.serial,
-            queues: arguments.queues.unwrap_or(1),
-            queue_size: arguments.queue_size.unwrap_or(128),
-            discard: !arguments.keep_space,
-        };
-        Ok((DeviceOptions::Blk(options), file.into()))
+        arguments.open()
     }
 
     fn device(options: DeviceOptions, resource: OwnedFd) -> Result<Blk, Error> {
