@@ -3,12 +3,12 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use system_tests::{Machine, Result, Running, program, warnings};
+use system_tests::control::told;
+use system_tests::{Machine, Result, warnings};
 
 /// How often the program is killed.
 const KILLS: usize = 3;
@@ -37,10 +37,7 @@ fn a_named_port_and_the_size_of_a_console_outlive_their_program() -> Result<()> 
         .start()?;
     running.wait_for("open")?;
     ask(&port, "first");
-    let mut command = Command::new(program("vmm")?);
-    command.arg("ctl").arg(&socket).args(["resize-console", "console0", "132x43"]);
-    let set = Running::start(command)?.wait()?;
-    assert_eq!(set.code(), Some(0), "{}", set.everything());
+    told(&socket, &["resize-console", "console0", "132x43"])?;
     for kills in 1..=KILLS {
         kill(Pid::from_raw(running.process("device-console")?), Signal::SIGKILL).expect("it lives");
         running.wait_for_log("that it serves again", |log| {

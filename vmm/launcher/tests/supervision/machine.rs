@@ -159,9 +159,7 @@ impl Machine {
         let code = self.vmm.wait().expect("our child").code();
         for child in children {
             // Death by the parent's death signal is on its way, not done, when the parent is reaped.
-            while is_stand_in(child) {
-                std::thread::sleep(std::time::Duration::from_millis(1));
-            }
+            until(&format!("the end of {child}"), || !is_stand_in(child));
         }
         Ended { code, log: std::mem::take(&mut self.log) }
     }
@@ -205,4 +203,13 @@ fn is_stand_in(id: u32) -> bool {
     // A pid namespace of its own: no other process of this test has one.
     let nested = status.lines().any(|line| line.starts_with("NSpid:") && line.split_whitespace().count() > 2);
     alive && nested
+}
+
+/// Looks again and again until it is so: what is on its way comes, and a test that waits for ever says nothing.
+pub fn until(what: &str, is_so: impl Fn() -> bool) {
+    let started = std::time::Instant::now();
+    while !is_so() {
+        assert!(started.elapsed() < std::time::Duration::from_secs(60), "{what} does not come");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
 }

@@ -10,7 +10,7 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use protocol::{Channel, DeviceOptions, FromDevice, Phase, Ready, ToDevice};
 
-use crate::machine::{Machine, program};
+use crate::machine::{Machine, program, until};
 use crate::stand_in;
 
 /// What is in the log once the network has a word of the device's.
@@ -91,9 +91,7 @@ pub fn a_users_network_ends_with_the_machine() {
         // It writes to the launcher's log, and to nobody's when that is gone.
         let ended = machine.end();
         assert_eq!(ended.code, (signal == Signal::SIGTERM).then_some(0), "{}", ended.log);
-        while networks.iter().any(|network| lives(*network)) {
-            std::thread::sleep(std::time::Duration::from_millis(1));
-        }
+        until("the end of the network", || !networks.iter().any(|network| lives(*network)));
     }
 }
 
