@@ -78,12 +78,12 @@ pub fn install(program: Program, stage: Stage) -> Result<(), Error> {
     seccompiler::apply_filter(&filter).map_err(|source| Error::Filter { program, stage, source })
 }
 
-/// The filter that [`install`] installs, as it is embedded.
+/// The filter of a stage as it is embedded: what [`loaded`] is made of.
 pub fn bytes(program: Program, stage: Stage) -> Option<&'static [u8]> {
     embedded(program.name(), stage.key())
 }
 
-/// The filter that [`install`] installs.
+/// The filter that [`install`] installs, unless refusals are logged.
 pub fn loaded(program: Program, stage: Stage) -> Result<BpfProgram, Error> {
     let (program, stage) = (program.name(), stage.key());
     embedded(program, stage).map(instructions).ok_or(Error::NoStage { program, stage })
