@@ -33,6 +33,8 @@ pub struct Posture {
     pub mounts: Option<Vec<String>>,
     /// How many entries its root has. `None`: not readable.
     pub root_entries: Option<usize>,
+    /// Where it is, from its own root. `None`: not readable.
+    pub working_directory: Option<String>,
     /// How many variables its environment has. `None`: not readable.
     pub environment: Option<usize>,
     /// Its effective user and group as it sees them itself; `None`: in its user namespace they are nobody's.
@@ -117,6 +119,9 @@ pub fn read(pid: i32) -> Result<Posture, Error> {
             .ok()
             .map(|text| text.lines().filter_map(mount).collect()),
         root_entries: names(&folder.join("root")).ok().map(|entries| entries.len()),
+        working_directory: fs::read_link(folder.join("cwd"))
+            .ok()
+            .map(|path| path.to_string_lossy().into_owned()),
         environment: fs::read(folder.join("environ"))
             .ok()
             .map(|bytes| bytes.split(|byte| *byte == 0).filter(|variable| !variable.is_empty()).count()),

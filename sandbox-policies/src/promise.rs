@@ -120,6 +120,10 @@ fn of_surroundings(program: Program, posture: &Posture) -> Vec<String> {
         }
         _ => {}
     }
+    // What a program can reach with relative paths is not to be more than its root.
+    if let Some(directory) = posture.working_directory.as_deref().filter(|directory| *directory != "/") {
+        found.push(format!("working directory: {directory}, not /"));
+    }
     if posture.environment.is_some_and(|variables| variables > 0) {
         found.push("environment: not empty".to_owned());
     }
@@ -162,6 +166,7 @@ mod tests {
                 .collect(),
             mounts: Some(vec!["/ tmpfs ro,nosuid,nodev,noexec,relatime".to_owned()]),
             root_entries: Some(0),
+            working_directory: Some("/".to_owned()),
             environment: Some(0),
             inner_ids: [Some(1000); 2],
             dumpable: Some(false),
@@ -185,6 +190,7 @@ mod tests {
         let hidden = found(|posture| {
             (posture.namespaces, posture.descriptors, posture.mounts) = (None, None, None);
             (posture.root_entries, posture.environment, posture.dumpable) = (None, None, None);
+            posture.working_directory = None;
         });
         assert_eq!(hidden, Vec::<String>::new());
         // A directory may have what it has.
@@ -195,7 +201,7 @@ mod tests {
 
     #[test]
     fn each_thing_that_is_less_is_named() {
-        let cases: [(Change, &str); 15] = [
+        let cases: [(Change, &str); 16] = [
             (|it| it.threads[1].seccomp = 0, "thread device-blk: seccomp: mode 0, not 2 (filter)"),
             (|it| it.threads[1].filters = 2, "thread device-blk: seccomp: 2 filters, not 3 at least"),
             (
@@ -221,6 +227,7 @@ mod tests {
                 "mounts: / ext4 rw,nosuid,nodev",
             ),
             (|it| it.root_entries = Some(3), "root: 3 entries, not empty"),
+            (|it| it.working_directory = Some("/root".to_owned()), "working directory: /root, not /"),
             (|it| it.environment = Some(1), "environment: not empty"),
             (
                 |it| _ = it.descriptors.as_mut().unwrap().insert(3, "/etc/shadow".to_owned()),

@@ -50,6 +50,7 @@ fn hides(posture: &Posture) -> bool {
         || posture.descriptors.is_none()
         || posture.mounts.is_none()
         || posture.root_entries.is_none()
+        || posture.working_directory.is_none()
         || posture.environment.is_none()
 }
 
@@ -81,6 +82,7 @@ fn rows(seen: &Seen, posture: &Posture) -> Vec<(&'static str, String)> {
         ("seccomp", seccomp(posture)),
         ("namespaces", namespaces),
         ("root", format!("{entries}; {mounts}")),
+        ("directory", posture.working_directory.clone().unwrap_or_else(hidden)),
         ("descriptors", open),
         ("limits", limits.join(", ")),
         ("cgroup", groups),
@@ -176,6 +178,8 @@ fn process(seen: &Seen) -> String {
     let object = object.json("own_namespaces", or_null(namespaces));
     let object = object.json("mounts", or_null(posture.mounts.as_deref().map(texts)));
     let object = object.json("root_entries", or_null(posture.root_entries.map(|count| count.to_string())));
+    let directory = posture.working_directory.as_deref().map(crate::json::quoted);
+    let object = object.json("working_directory", or_null(directory));
     let environment = posture.environment.map(|count| count.to_string());
     let object = object.json("environment_variables", or_null(environment));
     let object = object.json("descriptors", or_null(descriptors));
