@@ -36,6 +36,7 @@ mod seccomp;
 mod stages;
 mod system_calls;
 
+pub use capabilities::Kept as KeptCapabilities;
 pub use directory::Directory;
 pub use error::Error;
 pub use landlock::NEWEST_ABI as NEWEST_LANDLOCK_ABI;

@@ -220,9 +220,10 @@ impl Child {
             // Of a child that somebody killed the maps are not ours any more. One that lives ends by itself when
             // it is not let go.
             drop(let_go);
-            return Err(match self.wait()? {
-                Ended::Signaled(_) => Error::DiedBeforeExec { name: self.name.clone() },
-                Ended::Exited(_) => Error::Spawn { name: self.name.clone(), step, errno },
+            return Err(match self.wait() {
+                Ok(Ended::Signaled(_)) => Error::DiedBeforeExec { name: self.name.clone() },
+                // Also where it is for our parent to wait for it.
+                _ => Error::Spawn { name: self.name.clone(), step, errno },
             });
         }
         self.let_go(let_go, reports)

@@ -4,6 +4,7 @@ use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
 
+use crate::capabilities::Kept;
 use crate::landlock::{Reach, restrict};
 use crate::{
     Error, LastWord, Program, Report, Requirement, Root, Stage, capabilities, descriptors, directory, limits,
@@ -77,12 +78,14 @@ pub fn confine_launcher(requirement: Requirement, groups: Option<BorrowedFd<'_>>
 /// itself could be made to do. Not landlock, in whose domains nobody may mount, so that no child could have its empty root.
 /// And it stays dumpable: the kernel gives the files in which a child's ids are mapped to the child's user only as long
 /// as that is; whoever could use it to trace the spawner is the launcher's own user.
-pub fn confine_spawner() -> Result<(), Error> {
+pub fn confine_spawner(kept: Kept) -> Result<(), Error> {
     // What the host lacks each program says for itself.
     let mut report = Report::default();
     step("PR_SET_NAME", process::rename(c"vmm-spawner"))?;
     step("PR_SET_PDEATHSIG", process::die_with_spawner())?;
     step("PR_SET_NO_NEW_PRIVS", process::no_new_privileges())?;
+    step("capset", kept.keep())?;
+    step("rt_sigaction", process::die_of_faults())?;
     panic::on_panic_end_process();
     limits::apply(Program::Launcher)?;
     process::no_executable_gain(&mut report);

@@ -17,7 +17,7 @@ pub struct Expectation {
     /// Descriptors whose numbers are fixed.
     pub placed: &'static [(i32, &'static str)],
     /// All others by kind, with their count. `DISK` stands for the path of the disk, `MEMORY` for that of
-    /// the file that is persistent memory.
+    /// the file that is persistent memory, `PROGRAM` for that of device-blk.
     pub others: &'static [(&'static str, usize)],
     /// Whether its root is a directory of the host instead of an empty one.
     pub directory: bool,
@@ -72,6 +72,26 @@ pub const LAUNCHER: Expectation = Expectation {
     root_entries: 0,
     limits: &[("Max core file size", 0), ("Max msgqueue size", 0), ("Max open files", 4736)],
 };
+
+/// `vmm-spawner`, the launcher's copy of itself that starts the successors.
+pub const SPAWNER: Expectation = Expectation {
+    threads: &["vmm-spawner"],
+    filters: 1,
+    placed: &[(0, "/dev/null"), (1, "/dev/null"), (2, "/dev/null")],
+    others: &[
+        ("/dev/null", 1),
+        // The device's, to execute it.
+        ("PROGRAM", 1),
+        ("DISK", 1),
+        // Its control channel.
+        ("socket", 1),
+    ],
+    ..LAUNCHER
+};
+
+/// What root's spawner has of its capabilities where it has nothing to do with mounts and folders of others, permitted and
+/// effective: CAP_SETGID and CAP_SETUID.
+pub const SPAWNER_CAPABILITIES: u64 = 1 << 6 | 1 << 7;
 
 /// `vmm-core`.
 pub const CORE: Expectation = Expectation {

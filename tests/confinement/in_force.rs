@@ -14,13 +14,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use sandbox_policies::{Program, Stage, policy, posture};
-use system_tests::{Result, Running, children, within};
+use system_tests::{Result, within};
 
 use crate::driver::DONE;
 use crate::expectations::KERNEL_THREAD;
 use crate::guest::Guest;
 use crate::house::{House, Who};
-use crate::moments::program_among;
+use crate::moments::{program_among, spawner};
 
 /// `ptrace.h`'s, of Linux 4.4 and later.
 const GET_FILTER: u32 = 0x420c;
@@ -129,12 +129,4 @@ fn the_filters_of_live_processes_are_those_of_the_policies() -> Result<()> {
     has(successor, Program::DeviceBlk, |_| Stage::Serve, true);
     drop(running);
     house.check_left()
-}
-
-/// The launcher's copy of itself, which has named itself so.
-fn spawner(running: &Running) -> i32 {
-    let named = |pid: &i32| {
-        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "vmm-spawner\n")
-    };
-    children(running.pid()).iter().map(|child| child.pid).find(named).expect("a spawner")
 }

@@ -110,6 +110,13 @@ pub fn program_among(parent: i32, name: &str) -> Option<i32> {
         .find(|pid| program_of(*pid).is_some_and(|other| other == name))
 }
 
+/// The launcher's copy of itself, which has named itself so.
+pub fn spawner(running: &Running) -> i32 {
+    let named =
+        |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "vmm-spawner\n");
+    children(running.pid()).iter().map(|child| child.pid).find(named).expect("a spawner")
+}
+
 /// The file name in argument 0 of a process, which everybody may read.
 fn program_of(pid: i32) -> Option<String> {
     let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;

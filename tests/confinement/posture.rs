@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 
 use nix::fcntl::OFlag;
@@ -16,11 +18,11 @@ use crate::driver::DONE;
 use crate::expectations::{
     CORE, DEVICE_BALLOON, DEVICE_BLK, DEVICE_CONSOLE, DEVICE_FS, DEVICE_NET, DEVICE_NET_ON_A_STREAM,
     DEVICE_PMEM, DEVICE_RNG, DEVICE_VSOCK, DIRECTORY_MOUNT, Expectation, IDS, KERNEL_THREAD, LAUNCHER, MOUNT,
-    NAMESPACES, UMASK,
+    NAMESPACES, SPAWNER, SPAWNER_CAPABILITIES, UMASK,
 };
 use crate::guest::Guest;
 use crate::house::{House, ORDINARY, Who};
-use crate::moments::{Step, Victim, confinement, program_among};
+use crate::moments::{Step, Victim, confinement, program_among, spawner};
 
 /// What is compared: what it is, what was found, what was wanted.
 #[derive(Default)]
@@ -35,11 +37,13 @@ impl Comparison {
 }
 
 /// Who a process of the machine must be.
+#[derive(Clone)]
 struct Identity {
     user: u32,
     group: u32,
     groups: Vec<u32>,
-    bounding: u64,
+    /// Its capability sets: inheritable, permitted, effective, bounding, ambient.
+    capabilities: [u64; 5],
 }
 
 #[test]
@@ -69,6 +73,9 @@ fn compare_all(who: Who) -> Result<()> {
         let found = compare(&posture, expectation, &identity, &house);
         different.extend(found.0.into_iter().map(|line| format!("{program:?}: {line}")));
     }
+    let spawner = posture::read(spawner(&running)).expect("a live process");
+    let found = compare(&spawner, &SPAWNER, &of_spawner(&house, &running), &house);
+    different.extend(found.0.into_iter().map(|line| format!("spawner: {line}")));
     assert!(different.is_empty(), "{}", different.join("\n"));
     for word in ["vmm-core", "device-blk", "landlock ABI", "seccomp"] {
         assert!(reported.contains(word), "{reported}");
@@ -130,6 +137,33 @@ fn the_process_of_a_vsock_is_confined_as_written() -> Result<()> {
     let path = folder.path().join("vm");
     let device = format!("vsock,cid=42,path={}", path.display());
     compare_beside(&device, "device-vsock", &DEVICE_VSOCK)
+}
+
+/// Root's spawner has kept the capabilities to make this device again and to take its name away at the end, and no others.
+#[test]
+fn in_the_folder_of_another_user_the_socket_of_roots_vsock_is_served_again_and_removed() -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        println!("not root: nobody else may make a socket in the folder of another");
+        return Ok(());
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o700)).expect("ours");
+    std::os::unix::fs::chown(folder.path(), Some(ORDINARY), Some(ORDINARY)).expect("we are root");
+    let house = House::new(Who::Caller)?;
+    let path = folder.path().join("vm");
+    let device = format!("vsock,cid=42,path={}", path.display());
+    let running = house.start_beside(Guest::Halts, None, "", &[&device])?;
+    running.wait_for_log("the line on confinement", |log| confinement(log).map(drop))?;
+    let spawner = posture::read(spawner(&running)).expect("a live process");
+    let bounding = spawner.threads[0].capabilities[3];
+    // And CAP_DAC_OVERRIDE for the folder, CAP_SYS_ADMIN for the mount.
+    let kept = (SPAWNER_CAPABILITIES | 1 << 1 | 1 << 21) & bounding;
+    assert_eq!(spawner.threads[0].capabilities, [0, kept, kept, bounding, 0]);
+    compare_with_successor(&house, &running, "device-vsock", &DEVICE_VSOCK)?;
+    assert!(path.exists());
+    drop(running);
+    within("the end of the name", || (!path.exists()).then_some(()))?;
+    house.check_left()
 }
 
 /// The process of a second device, which its guest does not drive, and its successor's.
@@ -223,16 +257,24 @@ fn identity(house: &House, running: &Running, index: Option<u32>) -> Identity {
     // Only root can shrink its bounding set; without a new privilege to be had it bounds nothing.
     let bounding = if user == 0 { 0 } else { given.capabilities[3] };
     match index {
-        None => Identity { user, group, groups, bounding },
+        None => Identity { user, group, groups, capabilities: [0, 0, 0, bounding, 0] },
         Some(index) if user == 0 && has_all_ids() => {
             let (first, each) = IDS;
             let launcher = u32::try_from(running.pid()).expect("a process id");
             let id = first | ((launcher & 0xFFFF) * each + index);
-            Identity { user: id, group: id, groups: Vec::new(), bounding: 0 }
+            Identity { user: id, group: id, groups: Vec::new(), capabilities: [0; 5] }
         }
-        Some(_) if user == 0 => Identity { user, group, groups: Vec::new(), bounding: 0 },
-        Some(_) => Identity { user, group, groups, bounding: 0 },
+        Some(_) if user == 0 => Identity { user, group, groups: Vec::new(), capabilities: [0; 5] },
+        Some(_) => Identity { user, group, groups, capabilities: [0; 5] },
     }
+}
+
+/// Of the spawner: its launcher's rights, less what its work does not take, and the bounding set that it was started with.
+fn of_spawner(house: &House, running: &Running) -> Identity {
+    let launcher = identity(house, running, None);
+    let bounding = own().threads[0].capabilities[3];
+    let kept = if launcher.user == 0 { SPAWNER_CAPABILITIES & bounding } else { 0 };
+    Identity { capabilities: [0, kept, kept, bounding, 0], ..launcher }
 }
 
 /// Whether we are in the host's own user namespace, or one as wide.
@@ -272,7 +314,7 @@ fn compare_thread(all: &mut Comparison, thread: &Credentials, expected: &Expecta
     same("user", thread.uids == [identity.user; 4]);
     same("group", thread.gids == [identity.group; 4]);
     same("supplementary groups", thread.groups == identity.groups);
-    same("capabilities", thread.capabilities == [0, 0, 0, identity.bounding, 0]);
+    same("capabilities", thread.capabilities == identity.capabilities);
     same("no_new_privs", thread.no_new_privs);
     let ([blocked, ignored, handled], [to_block, to_ignore, to_handle]) = (thread.signals, expected.signals);
     // What the launcher ignores besides is what its user does, as by nohup(1).
@@ -303,6 +345,7 @@ fn compare_for_root(all: &mut Comparison, posture: &Posture, expected: &Expectat
         }
         all.same("root entries", posture.root_entries, Some(expected.root_entries));
         all.same("environment", posture.environment, Some(0));
+        all.same("working directory", posture.working_directory.as_deref(), Some("/"));
     }
     let descriptors = posture.descriptors.as_ref().expect("readable by root");
     let (mut placed, mut others) = (Vec::new(), BTreeMap::new());
@@ -311,8 +354,10 @@ fn compare_for_root(all: &mut Comparison, posture: &Posture, expected: &Expectat
             placed.push((*number, kind.as_str()));
         } else if expected.apart || !is_inherited(*number) {
             let ours = [("DISK", house.disk()), ("MEMORY", house.memory())];
-            let known = ours.iter().find(|(_, path)| *kind == path.display().to_string());
-            *others.entry(known.map_or(kind.as_str(), |(name, _)| name)).or_insert(0) += 1;
+            let known =
+                ours.iter().find(|(_, path)| *kind == path.display().to_string()).map(|(name, _)| *name);
+            let known = known.or_else(|| kind.ends_with("/device-blk").then_some("PROGRAM"));
+            *others.entry(known.unwrap_or(kind)).or_insert(0) += 1;
         }
     }
     all.same("placed descriptors", placed.as_slice(), expected.placed);

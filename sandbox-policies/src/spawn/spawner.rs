@@ -13,16 +13,18 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 
 use super::{Child, Plan, spawn_as};
+use crate::capabilities::Kept;
 use crate::namespaces::{Kinship, Namespaces};
 use crate::system_calls::Clone;
 use crate::{Error, descriptors, end_process, stages};
 
 /// Forks the calling process, which must have one thread. The copy keeps of all descriptors `kept` and `null`, which it
-/// also has as 0 to 2, confines itself, calls `serve` and ends.
+/// also has as 0 to 2, and `capabilities` of those that there are, confines itself, calls `serve` and ends.
 pub fn fork(
     name: &str,
     null: BorrowedFd<'_>,
     kept: &[BorrowedFd<'_>],
+    capabilities: Kept,
     serve: impl FnOnce(),
 ) -> Result<Child, Error> {
     let failed = |step| move |errno| Error::Spawn { name: name.to_owned(), step, errno };
@@ -33,8 +35,8 @@ pub fn fork(
         Clone::Parent(pid, pidfd) => Ok(Child::adopt(name, pid, pidfd)),
         Clone::Child => {
             let kept: Vec<RawFd> = kept.iter().chain([&null]).map(AsRawFd::as_raw_fd).collect();
-            let ready =
-                descriptors::keep_only(null.as_raw_fd(), &kept).is_ok() && stages::confine_spawner().is_ok();
+            let ready = descriptors::keep_only(null.as_raw_fd(), &kept).is_ok()
+                && stages::confine_spawner(capabilities).is_ok();
             if ready {
                 serve();
             }

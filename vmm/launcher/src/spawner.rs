@@ -20,11 +20,13 @@ use protocol::{
     ToSpawner,
 };
 use sandbox_policies::spawn::{Child, spawner};
+use sandbox_policies::{KeptCapabilities, Requirement};
 
 use crate::device_process::DeviceProcess;
 use crate::error::Error;
 use crate::listening::Listening;
 use crate::open;
+use crate::spawn::Spawning;
 
 const NAME: &str = "the spawner";
 /// Milliseconds that it has to end by itself.
@@ -39,6 +41,33 @@ pub struct Makings<'a> {
     pub sockets: &'a [(u8, &'a Path)],
     /// On what the machine listens: the spawner removes the names when it ends.
     pub listening: &'a [&'a Listening],
+}
+
+impl Makings<'_> {
+    /// What of root's capabilities it takes to make these.
+    fn capabilities(&self) -> KeptCapabilities {
+        let mut kept = KeptCapabilities::IDS;
+        if !self.sockets.is_empty() || !self.listening.is_empty() {
+            kept = kept.and(KeptCapabilities::FILES);
+        }
+        for Spawning { requirement, group, directory, identity, .. } in
+            self.devices.iter().map(|device| &device.spawning)
+        {
+            if *requirement == Requirement::Available {
+                return KeptCapabilities::ALL;
+            }
+            if identity.outer_uid == 0 {
+                kept = kept.and(KeptCapabilities::ROOT);
+            }
+            if group.is_some() {
+                kept = kept.and(KeptCapabilities::FILES);
+            }
+            if directory.is_some() {
+                kept = kept.and(KeptCapabilities::MOUNTS);
+            }
+        }
+        kept
+    }
 }
 
 /// The launcher's hold on its spawner. Dropping it ends it.
@@ -61,7 +90,7 @@ impl Spawner {
             kept.extend(device.spawning.group);
             kept.extend(device.spawning.directory.map(|directory| directory.descriptor));
         }
-        let child = spawner::fork("vmm", null, &kept, || serve(&theirs, makings))?;
+        let child = spawner::fork("vmm", null, &kept, makings.capabilities(), || serve(&theirs, makings))?;
         channel.set_nonblocking(true).map_err(wrong)?;
         Ok(Spawner { channel: Some(channel), child })
     }
