@@ -18,6 +18,7 @@ pub mod policy;
 pub mod posture;
 pub mod promise;
 pub mod spawn;
+pub mod speculation;
 pub mod trace;
 
 mod capabilities;

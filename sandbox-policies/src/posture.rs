@@ -72,6 +72,8 @@ pub struct Credentials {
     pub seccomp: u32,
     /// How many filters are stacked.
     pub filters: u32,
+    /// What the kernel says of its speculation past stores and along indirect branches, in its words; empty: nothing.
+    pub speculation: [String; 2],
     /// Signals, the number N as bit N - 1: those that it has blocked, and those that its process ignores and handles.
     pub signals: [u64; 3],
 }
@@ -173,6 +175,8 @@ fn credentials(status: &str) -> Credentials {
             "SigIgn" => *ignored = set(),
             "SigCgt" => *handled = set(),
             "NoNewPrivs" => thread.no_new_privs = value == "1",
+            "Speculation_Store_Bypass" => value.clone_into(&mut thread.speculation[0]),
+            "SpeculationIndirectBranch" => value.clone_into(&mut thread.speculation[1]),
             "Seccomp" => thread.seccomp = value.parse().unwrap_or(0),
             "Seccomp_filters" => thread.filters = value.parse().unwrap_or(0),
             _ => {}

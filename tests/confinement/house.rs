@@ -203,8 +203,13 @@ impl House {
 
     /// A machine with `guest`, a disk and more `devices`, whose policies refuse nothing.
     pub fn start_logged(&self, guest: Guest, devices: &[&str], options: &[&str]) -> Result<Running> {
+        self.start_told(guest, devices, &[&["--sandbox-log"], options].concat())
+    }
+
+    /// A machine with `guest`, a disk and more `devices`, with further options of its own.
+    pub fn start_told(&self, guest: Guest, devices: &[&str], options: &[&str]) -> Result<Running> {
         let mut command = self.machine(guest, None, "", devices);
-        command.arg("--sandbox-log").args(options);
+        command.args(options);
         Running::start(command)
     }
 

@@ -42,4 +42,6 @@ mod rules;
 #[cfg(test)]
 mod sandbox_log;
 #[cfg(test)]
+mod speculation;
+#[cfg(test)]
 mod terminal;

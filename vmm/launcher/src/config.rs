@@ -62,6 +62,11 @@ pub struct Config {
     #[arg(long, value_enum, value_name = "WHICH")]
     pub sandbox: Option<Sandbox>,
 
+    /// The processor's speculation in every process of the machine: as the host has it, or restricted as far as a process
+    /// can have it, which costs speed [default: host].
+    #[arg(long, value_enum, value_name = "WHICH")]
+    pub speculation: Option<Speculation>,
+
     /// A cgroup v2 directory that is delegated to us and has no processes: each program gets a group with limits in it.
     #[arg(long, value_name = "DIRECTORY")]
     pub cgroup: Option<PathBuf>,
@@ -76,7 +81,7 @@ pub struct Config {
 }
 
 /// The names of the settings, as in a file.
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 15] = [
     "kernel",
     "initrd",
     "cmdline",
@@ -88,6 +93,7 @@ const NAMES: [&str; 14] = [
     "events",
     "control-socket",
     "sandbox",
+    "speculation",
     "cgroup",
     "shutdown-timeout",
     "kvm",
@@ -122,6 +128,16 @@ pub enum Sandbox {
     Required,
     /// Say what is missing and go on with what there is.
     Available,
+}
+
+/// How the processor speculates in the processes of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Speculation {
+    /// As the host has it.
+    Host,
+    /// Neither past stores nor along indirect branches.
+    Restricted,
 }
 
 /// Where the guest's serial port goes.
@@ -194,6 +210,7 @@ impl Config {
             events: self.events.or(file.events),
             control_socket: self.control_socket.or(file.control_socket),
             sandbox: self.sandbox.or(file.sandbox),
+            speculation: self.speculation.or(file.speculation),
             cgroup: self.cgroup.or(file.cgroup),
             shutdown_timeout: self.shutdown_timeout.or(file.shutdown_timeout),
             kvm: self.kvm.or(file.kvm),
@@ -224,6 +241,7 @@ console = "file:console.log"
 events = "events.jsonl"
 control-socket = "vm.sock"
 sandbox = "available"
+speculation = "restricted"
 cgroup = "/sys/fs/cgroup/machines"
 shutdown-timeout = 7
 kvm = "/dev/kvm"
@@ -236,7 +254,7 @@ queues = 2
 type = "blk"
 socket = "/run/my.sock"
 "#;
-    const LINE: [&str; 31] = [
+    const LINE: [&str; 32] = [
         "vmm",
         "--kernel",
         "vmlinuz",
@@ -257,6 +275,7 @@ socket = "/run/my.sock"
         "--control-socket",
         "vm.sock",
         "--sandbox=available",
+        "--speculation=restricted",
         "--cgroup",
         "/sys/fs/cgroup/machines",
         "--shutdown-timeout",

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use protocol::memory_layout;
 use sandbox_policies::Program;
 
-use crate::config::{Console, HugePages};
+use crate::config::{Console, HugePages, Speculation};
 use crate::device::{BackEnd, Blk, Device, Interface, Net, Pmem};
 use crate::handover;
 use crate::inputs::{Inputs, Resource};
@@ -35,6 +35,9 @@ pub fn plan(machine: &Machine, inputs: &Inputs) -> String {
             "make   memfd of {size} for guest address {:#x}: {pages}, sealed shrink grow seal",
             region.guest_phys
         ));
+    }
+    if machine.speculation == Speculation::Restricted {
+        add("take   from every process: speculation past stores and along indirect branches".to_owned());
     }
     if let Some(path) = &machine.cgroup {
         add(format!("make   a control group for each program in {}", path.display()));

@@ -44,11 +44,12 @@ mod user_network;
 use std::io::Write;
 
 use cli::{CommandLine, Request};
-use config::Config;
+use config::{Config, Speculation};
 use error::Error;
 use exit_code::Code;
 use inputs::{Inputs, Purpose};
 use machine::Machine;
+use sandbox_policies::{Requirement, speculation};
 use supervise::{Clients, Journal, Outcome, Recovery, Signals, Supervisor};
 use terminal::RawMode;
 
@@ -102,6 +103,9 @@ fn run(line: CommandLine) -> Result<Outcome, Error> {
     {
         return Ok(outcome);
     }
+    if machine.speculation == Speculation::Restricted {
+        restrict_speculation(handover::requirement(&machine))?;
+    }
     let mut inputs = Inputs::open(&machine, Purpose::Run)?;
     let memory = memory::create(machine.memory, machine.huge_pages)?;
 
@@ -123,6 +127,17 @@ fn run(line: CommandLine) -> Result<Outcome, Error> {
     let requirement = handover::requirement(&machine);
     Supervisor::new(processes, devices, journal, clients, signals, requirement, machine.shutdown_timeout)?
         .run()
+}
+
+/// For this process and all that will come of it, the spawner's successors included.
+fn restrict_speculation(requirement: Requirement) -> Result<(), Error> {
+    for found in speculation::restrict() {
+        if requirement == Requirement::Required {
+            return Err(Error::Confinement(sandbox_policies::Error::Layer { layer: "speculation", found }));
+        }
+        report::say(&format!("lacking: speculation: {found}"));
+    }
+    Ok(())
 }
 
 /// Prints what was asked for; a reader that goes away has what it wanted.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use protocol::limits;
 
-use crate::config::{Config, Console, HugePages, Sandbox};
+use crate::config::{Config, Console, HugePages, Sandbox, Speculation};
 use crate::device::{self, BackEnd, Device};
 use crate::error::Error;
 use crate::size::Size;
@@ -39,6 +39,8 @@ pub struct Machine {
     pub control_socket: Option<PathBuf>,
     /// What to do without a layer.
     pub sandbox: Sandbox,
+    /// How the processor may speculate in its processes.
+    pub speculation: Speculation,
     /// A directory for control groups.
     pub cgroup: Option<PathBuf>,
     /// From the power button to the end.
@@ -66,6 +68,7 @@ impl Machine {
             events: config.events,
             control_socket: config.control_socket,
             sandbox: config.sandbox.unwrap_or(Sandbox::Required),
+            speculation: config.speculation.unwrap_or(Speculation::Host),
             cgroup: config.cgroup,
             shutdown_timeout: Duration::from_secs(timeout),
             kvm: config.kvm.unwrap_or_else(|| PathBuf::from(DEFAULT_KVM)),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use sandbox_policies::cgroup::Delegated;
+use sandbox_policies::speculation as control;
 
 use super::Finding;
 use crate::memory::Region;
@@ -62,6 +63,22 @@ fn group(groups: &str, mounts: &str) -> Option<PathBuf> {
     let own = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
     let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "))?.split(' ').nth(4)?;
     Some(Path::new(mount).join(own))
+}
+
+/// Whether a process can have its speculation restricted; nobody's is, for this.
+pub fn speculation() -> Finding {
+    let what = "speculation";
+    let lacking = control::shortcomings();
+    if lacking.is_empty() {
+        return Finding::there(what, "a process can have it restricted, or this processor is not affected");
+    }
+    let costs = "--speculation=restricted is refused with --sandbox=required";
+    Finding::lacks(
+        what,
+        lacking.join("; "),
+        costs,
+        "boot the host with spectre_v2_user=prctl and spec_store_bypass_disable=prctl",
+    )
 }
 
 /// Whether taps can be attached to.

@@ -80,6 +80,7 @@ fn rows(seen: &Seen, posture: &Posture) -> Vec<(&'static str, String)> {
         ("threads", format!("{}: {}", names.len(), names.join(" "))),
         ("capabilities", capabilities(posture)),
         ("seccomp", seccomp(posture)),
+        ("speculation", over_threads(posture, |thread| thread.speculation.join(", "))),
         ("namespaces", namespaces),
         ("root", format!("{entries}; {mounts}")),
         ("directory", posture.working_directory.clone().unwrap_or_else(hidden)),
