@@ -1,6 +1,8 @@
 //! Arguments that make no machine.
 
-use system_tests::Result;
+use std::process::Command;
+
+use system_tests::{Disk, Result, program};
 
 use crate::refusal::{USAGE, refused, says};
 
@@ -129,5 +131,24 @@ fn a_machine_is_controlled_by_name_and_word() -> Result<()> {
     says(&refused(USAGE, &["ctl", "vm.sock", "replace-devise", "blk0"])?, &["replace-device"]);
     says(&refused(USAGE, &["ctl", "vm.sock", "replace-device"])?, &["ID"]);
     says(&refused(USAGE, &["ctl", "vm.sock", "replace-device", "blk0", "--porgram", "x"])?, &["--program"]);
+    Ok(())
+}
+
+#[test]
+fn a_plan_says_what_is_taken_from_the_processes_speculation() -> Result<()> {
+    let text = Disk::with(b"text", 4)?;
+    let kernel = format!("--kernel={}", text.path().display());
+    let plan = |which: &[&str]| -> Result<String> {
+        let arguments = [kernel.as_str(), "--dry-run"].into_iter().chain(which.iter().copied());
+        let ended = Command::new(program("vmm")?).args(arguments).output().expect("vmm runs");
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+        Ok(String::from_utf8(ended.stdout).expect("text"))
+    };
+    says(&plan(&["--speculation=restricted"])?, &["from every process: speculation past stores"]);
+    for as_it_is in [&["--speculation=host"][..], &[]] {
+        let plan = plan(as_it_is)?;
+        assert!(!plan.contains("speculation"), "{plan}");
+    }
+    says(&refused(USAGE, &[kernel.as_str(), "--speculation=none"])?, &["host, restricted"]);
     Ok(())
 }
