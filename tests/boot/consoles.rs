@@ -6,7 +6,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use system_tests::{Machine, Result, warnings, within};
 
-use crate::person::Person;
+use system_tests::person::Person;
 
 /// How often the program is killed.
 const KILLS: usize = 5;

@@ -23,8 +23,6 @@ mod network;
 #[cfg(test)]
 mod persistent;
 #[cfg(test)]
-mod person;
-#[cfg(test)]
 mod ports;
 #[cfg(test)]
 mod resize;

@@ -12,7 +12,7 @@ use system_tests::sockets::{converse, echo, listen};
 use system_tests::{Disk, Ended, Machine, Result, Running, warnings, within};
 
 use crate::balloon::{MEBIBYTE, SLACK};
-use crate::person::Person;
+use system_tests::person::Person;
 
 /// Through the guest's network and back, in a run that has to be short, in MiB; as many as `VMM_MEBIBYTES` says in another.
 const MOVED: u64 = 16;

@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod blk;
 #[cfg(test)]
+mod console;
+#[cfg(test)]
 mod fs;
 #[cfg(test)]
 mod net;

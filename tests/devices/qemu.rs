@@ -9,8 +9,19 @@ use system_tests::{Capture, Ended, Error, Result, Running, artifact, program, wi
 /// In `/proc/net/unix`: the socket takes connections (`__SO_ACCEPTCON`).
 const LISTENS: &str = "00010000";
 
+/// Which QEMU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Release {
+    /// The host's own.
+    Host,
+    /// One of the artifacts, which has the device of any type, `vhost-user-test-device-pci`.
+    Next,
+}
+
 /// A machine that is being put together.
 pub struct Qemu {
+    release: Release,
+    command_line: String,
     folder: tempfile::TempDir,
     back_ends: Vec<BackEnd>,
     options: Vec<String>,
@@ -24,9 +35,26 @@ struct BackEnd {
 }
 
 impl Qemu {
-    /// With no devices yet.
+    /// The host's, with no devices yet.
     pub fn new() -> Self {
-        Self { folder: tempfile::tempdir().expect("a folder"), back_ends: Vec::new(), options: Vec::new() }
+        Self {
+            release: Release::Host,
+            command_line: String::new(),
+            folder: tempfile::tempdir().expect("a folder"),
+            back_ends: Vec::new(),
+            options: Vec::new(),
+        }
+    }
+
+    /// That of the next release.
+    pub fn next() -> Self {
+        Self { release: Release::Next, ..Self::new() }
+    }
+
+    /// Adds words to the kernel's command line.
+    pub fn command_line(mut self, words: &str) -> Self {
+        self.command_line = words.to_owned();
+        self
     }
 
     /// Starts `device-NAME` with these arguments, and connects QEMU's options to it, in which `chardev=` stands for where it
@@ -49,7 +77,7 @@ impl Qemu {
     /// Starts a stock guest that does `job`.
     pub fn start(self, job: &str) -> Result<Guest> {
         let file = |name: &str| artifact(name).map(PathBuf::into_os_string);
-        let mut command = Command::new("qemu-system-x86_64");
+        let mut command = self.release.command()?;
         command
             .args(["-accel", "tcg", "-M", "q35,memory-backend=memory", "-cpu", "max", "-m", "256M"])
             .args(["-object", "memory-backend-memfd,id=memory,size=256M,share=on"])
@@ -58,9 +86,24 @@ impl Qemu {
             .arg(file("vmlinuz")?)
             .arg("-initrd")
             .arg(file("initramfs")?)
-            .args(["-append", &format!("console=ttyS0 panic=-1 vmm.job={job}")])
+            .args(["-append", &format!("console=ttyS0 panic=-1 vmm.job={job} {}", self.command_line)])
             .args(&self.options);
         Ok(Guest { running: Running::start(command)?, back_ends: self.back_ends, _folder: self.folder })
+    }
+}
+
+impl Release {
+    /// The program, with its own loader, libraries and firmware.
+    fn command(self) -> Result<Command> {
+        if self == Self::Host {
+            return Ok(Command::new("qemu-system-x86_64"));
+        }
+        let folder = artifact("qemu")?;
+        let libraries = folder.join("lib");
+        let mut command = Command::new(libraries.join("ld-linux-x86-64.so.2"));
+        command.args(["--inhibit-cache", "--library-path"]).arg(libraries);
+        command.arg(folder.join("bin/qemu-system-x86_64")).arg("-L").arg(folder.join("firmware"));
+        Ok(command)
     }
 }
 

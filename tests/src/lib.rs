@@ -18,6 +18,7 @@ pub mod network;
 pub mod old_peers;
 pub mod packet;
 pub mod pattern;
+pub mod person;
 mod processes;
 pub mod sockets;
 pub mod spawned;

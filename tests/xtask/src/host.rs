@@ -70,7 +70,7 @@ pub fn need_programs(programs: &[(&str, &str)]) -> Outcome<()> {
         )));
     }
     crate::progress::step(&format!("installing {list}"));
-    crate::artifacts::packages::refresh_lists()?;
+    crate::artifacts::apt::Apt::host().refresh()?;
     output_of(
         Command::new("apt-get")
             .env("DEBIAN_FRONTEND", "noninteractive")

@@ -167,6 +167,9 @@ impl Bench<'_> {
         if group.uses_fio() {
             artifacts.prepare_fio(self.workspace)?;
         }
+        if group.needs == Needs::Qemu {
+            artifacts.prepare_qemu(self.workspace)?;
+        }
         self.artifacts = Some(artifacts);
         Ok(())
     }

@@ -1,11 +1,14 @@
 //! What the guests are made of: the distribution's kernel, as it is packaged and unpacked, and an
 //! initramfs of busybox, the virtio drivers and our own scripts.
 
+pub mod apt;
 pub mod bzimage;
+mod closure;
 pub mod cpio;
 mod fio;
 pub mod modules;
 pub mod packages;
+mod qemu;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,6 +16,7 @@ use std::path::{Path, PathBuf};
 use crate::failure::{Failure, Outcome, Tried};
 use crate::host;
 use crate::workspace::{Profile, Workspace};
+use apt::Apt;
 use cpio::Archive;
 use modules::Modules;
 use packages::{Package, Store};
@@ -48,7 +52,7 @@ impl Artifacts {
     pub fn prepare(workspace: &Workspace) -> Outcome<Self> {
         host::need_programs(&[("dpkg-deb", "dpkg"), ("sha256sum", "coreutils")])?;
         let rig = workspace.rig_folder();
-        let store = Store::open(rig.join("packages"))?;
+        let store = Store::open(rig.join("packages"), Apt::host())?;
         let kernel = store.behind(KERNEL, "linux-image-")?;
         let busybox = store.package("busybox-static")?;
         let for_guests = vec!["vmlinuz", "vmlinux", "initramfs", "busybox"];

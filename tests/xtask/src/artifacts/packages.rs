@@ -5,12 +5,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::apt::{Apt, dependencies, field};
 use crate::failure::{Failure, Outcome, Tried};
 use crate::host;
 
 /// Where fetched packages lie, with the sums that apt's index gave for them.
 pub struct Store {
     folder: PathBuf,
+    apt: Apt,
 }
 
 /// A fetched package: its file and the sum that was verified.
@@ -22,17 +24,17 @@ pub struct Package {
 }
 
 impl Store {
-    /// The store in `folder`, which is made if need be.
-    pub fn open(folder: PathBuf) -> Outcome<Self> {
+    /// The store in `folder`, which is made if need be, of packages that `apt` finds.
+    pub fn open(folder: PathBuf, apt: Apt) -> Outcome<Self> {
         fs::create_dir_all(&folder).tried(|| format!("cannot make {}", folder.display()))?;
-        Ok(Self { folder })
+        Ok(Self { folder, apt })
     }
 
     /// The package called `name`, from the store or from the archive.
     pub fn package(&self, name: &str) -> Outcome<Package> {
         match self.kept(name)? {
             Some(package) => Ok(package),
-            None => self.fetch(name, name, &index_entry(name)?),
+            None => self.fetch(name, name, &self.apt.record(name)?),
         }
     }
 
@@ -43,7 +45,8 @@ impl Store {
         while let Some(name) = names.get(next).cloned() {
             next = next.saturating_add(1);
             // A name that no package has, only packages that provide it, is none that a library needs.
-            let record = if next == 1 { index_entry(&name)? } else { known_entry(&name).unwrap_or_default() };
+            let record =
+                if next == 1 { self.apt.record(&name)? } else { self.apt.known(&name).unwrap_or_default() };
             if next > 1 && field(&record, "Section:") != Some("libs") {
                 continue;
             }
@@ -62,13 +65,13 @@ impl Store {
         if let Some(package) = self.kept(meta)? {
             return Ok(package);
         }
-        let shown = index_entry(meta)?;
+        let shown = self.apt.record(meta)?;
         let name = field(&shown, "Depends:")
             .and_then(|depends| depends.split(',').find_map(|one| one.trim().strip_prefix(prefix)))
             .and_then(|rest| rest.split_whitespace().next())
             .map(|rest| format!("{prefix}{rest}"))
             .ok_or_else(|| Failure::new(format!("package {meta} depends on no {prefix}* package")))?;
-        self.fetch(&name, meta, &index_entry(&name)?)
+        self.fetch(&name, meta, &self.apt.record(&name)?)
     }
 
     /// What was fetched under `key`, if its file still has the sum noted then.
@@ -100,7 +103,8 @@ impl Store {
         let _ = fs::remove_dir_all(&landing);
         fs::create_dir_all(&landing).tried(|| format!("cannot make {}", landing.display()))?;
         host::output_of(
-            Command::new("apt-get")
+            self.apt
+                .command("apt-get")
                 .args(["-o", "APT::Sandbox::User=root", "--quiet", "download"])
                 .arg(format!("{name}={version}"))
                 .current_dir(&landing),
@@ -139,59 +143,6 @@ impl Package {
     }
 }
 
-/// Refreshes apt's package lists when we may; leaves them as they are otherwise.
-pub fn refresh_lists() -> Outcome<()> {
-    if !nix::unistd::geteuid().is_root() {
-        return Ok(());
-    }
-    crate::progress::step("refreshing apt's package lists");
-    host::output_of(Command::new("apt-get").args(["update", "--quiet"])).map(drop)
-}
-
-/// apt's record of the newest version of `name`, its lists fetched first if it knows none.
-fn index_entry(name: &str) -> Outcome<String> {
-    if !host::has("apt-get") {
-        return Err(Failure::new(
-            "no apt-get on this host: guest kernels come from a Debian archive, run this on Debian 12 or later",
-        ));
-    }
-    if let Some(shown) = known_entry(name) {
-        return Ok(shown);
-    }
-    refresh_lists()?;
-    known_entry(name).ok_or_else(|| {
-        Failure::new(format!(
-            "apt knows no package {name}: run `apt-get update` as root, on Debian 12 or later"
-        ))
-    })
-}
-
-/// apt's record of the newest version of `name` in its lists, if they have one.
-fn known_entry(name: &str) -> Option<String> {
-    let shown = host::text_of(Command::new("apt-cache").args(["show", name])).ok()?;
-    offered(&shown).map(str::to_owned)
-}
-
-/// Of records, the newest one first, the first that an archive offers: a version that is installed here and that no list
-/// has, or has any more, stands among them without a sum.
-fn offered(records: &str) -> Option<&str> {
-    records.split("\n\n").find(|record| field(record, "SHA256:").is_some())
-}
-
-/// The names of the packages that one depends on; of alternatives, the first.
-fn dependencies(record: &str) -> impl Iterator<Item = String> {
-    let list = field(record, "Depends:").unwrap_or_default().split(',');
-    // NAME:ARCHITECTURE (RELATION VERSION) | ALTERNATIVE
-    list.filter_map(|one| one.split(['|', '(', ':']).next())
-        .map(|name| name.trim().to_owned())
-        .filter(|name| !name.is_empty())
-}
-
-/// The value of one field of a control record.
-fn field<'a>(record: &'a str, title: &str) -> Option<&'a str> {
-    record.lines().find_map(|line| line.strip_prefix(title)).map(str::trim)
-}
-
 fn only_file(folder: &Path) -> Outcome<PathBuf> {
     let mut entries = fs::read_dir(folder).tried(|| format!("cannot list {}", folder.display()))?;
     match (entries.next(), entries.next()) {
@@ -205,29 +156,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dependencies_are_names() {
-        let record = "Package: a\nDepends: libc6 (>= 2.34), python3:any, b | c (<< 2)\nSection: libs\n";
-        let names: Vec<String> = dependencies(record).collect();
-        assert_eq!(names, ["libc6", "python3", "b"]);
-        assert_eq!(dependencies("Package: a\n").count(), 0);
-    }
-
-    /// In the words of apt-cache: this host has a version that is in no list.
-    #[test]
-    fn the_newest_version_that_an_archive_offers_is_taken() {
-        let here = "Package: a\nStatus: install ok installed\nVersion: 3\nDescription: of a\n";
-        let newer = "Package: a\nVersion: 2\nSHA256: two\n";
-        let older = "Package: a\nVersion: 1\nSHA256: one\n\n";
-        let record = offered(&[here, newer, older].join("\n")).map(str::to_owned).unwrap();
-        assert_eq!((field(&record, "Version:"), field(&record, "SHA256:")), (Some("2"), Some("two")));
-        assert_eq!(offered(here), None);
-        assert_eq!(offered(""), None);
-    }
-
-    #[test]
     fn a_changed_file_is_refused_and_a_missing_one_is_not_kept() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path().to_path_buf()).unwrap();
+        let store = Store::open(folder.path().to_path_buf(), Apt::host()).unwrap();
         let file = folder.path().join("thing.deb");
         fs::write(&file, "content").unwrap();
         let sum = host::sha256(&file).unwrap();

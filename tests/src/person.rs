@@ -3,11 +3,12 @@
 use std::io::Write;
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use system_tests::{Capture, Error, Result, Running};
+use crate::{Capture, Error, Result, Running};
 
 /// Who sits at the console.
 pub struct Person {
     typing: UnixStream,
+    /// What was written to it.
     pub screen: Capture,
 }
 
