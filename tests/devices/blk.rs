@@ -12,10 +12,14 @@ fn path(disk: &Disk) -> String {
 
 #[test]
 fn a_guest_of_qemu_has_two_disks_one_of_them_read_only() -> Result<()> {
+    Qemu::each(has_two_disks)
+}
+
+fn has_two_disks(qemu: Qemu) -> Result<()> {
     let written = Disk::empty(4 << 20)?;
     let kept = Disk::with(b"sixteen letters.", 1 << 20)?;
     let before = kept.content()?;
-    let qemu = Qemu::new().device("blk", &[&path(&written), "--serial=first"], &DISK)?;
+    let qemu = qemu.device("blk", &[&path(&written), "--serial=first"], &DISK)?;
     let qemu = qemu.device("blk", &[&path(&kept), "--serial=second", "--read-only"], &DISK)?;
     let ended = qemu.start("disks")?.wait()?;
     assert_eq!(ended.said("vda")?, "8192 0 first");
@@ -31,10 +35,13 @@ fn a_guest_of_qemu_has_two_disks_one_of_them_read_only() -> Result<()> {
 
 #[test]
 fn what_a_guest_of_qemu_writes_is_what_the_host_finds() -> Result<()> {
+    Qemu::each(writes)
+}
+
+fn writes(qemu: Qemu) -> Result<()> {
     let disk = Disk::empty(64 << 20)?;
     let options = ["-device", "vhost-user-blk-pci,num-queues=2,chardev="];
-    let ended =
-        Qemu::new().device("blk", &[&path(&disk), "--queues=2"], &options)?.start("pattern")?.wait()?;
+    let ended = qemu.device("blk", &[&path(&disk), "--queues=2"], &options)?.start("pattern")?.wait()?;
     let digest = ended.said("filled")?;
     assert_eq!(ended.said("read")?, format!("{digest} wrong=0"));
     assert_eq!(disk.digest(0)?, digest);

@@ -13,8 +13,11 @@ fn options(tag: &str) -> [String; 2] {
 
 #[test]
 fn a_guest_of_qemu_mounts_directories_and_finds_what_it_did_to_files() -> Result<()> {
+    Qemu::each(mounts)
+}
+
+fn mounts(mut qemu: Qemu) -> Result<()> {
     let folder = tempfile::tempdir().expect("a folder");
-    let mut qemu = Qemu::new();
     for (tag, readonly) in [("shared", false), ("given", true)] {
         let path = folder.path().join(tag);
         fs::create_dir(&path).expect("a folder");

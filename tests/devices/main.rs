@@ -3,6 +3,8 @@
 //! Run with `cargo xtask test devices`; needs no KVM.
 
 #[cfg(test)]
+mod balloon;
+#[cfg(test)]
 mod blk;
 #[cfg(test)]
 mod console;

@@ -51,6 +51,18 @@ impl Qemu {
         Self { release: Release::Next, ..Self::new() }
     }
 
+    /// Has the one and the other go through a test.
+    pub fn each(test: impl Fn(Self) -> Result<()>) -> Result<()> {
+        test(Self::new())?;
+        println!("and once more with that of the next release");
+        test(Self::next())
+    }
+
+    /// Whether it is that of the next release.
+    pub fn is_next(&self) -> bool {
+        self.release == Release::Next
+    }
+
     /// Adds words to the kernel's command line.
     pub fn command_line(mut self, words: &str) -> Self {
         self.command_line = words.to_owned();

@@ -9,12 +9,16 @@ const MANY: usize = 200;
 
 #[test]
 fn a_guest_of_qemu_has_many_connections_both_ways() -> Result<()> {
+    Qemu::each(has_connections)
+}
+
+fn has_connections(qemu: Qemu) -> Result<()> {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("vm");
     let (served, until) = (echo(listen(&path, 5000)?, MANY), listen(&path, 5002)?);
     let option = format!("--path={}", path.display());
     let options = ["-device", "vhost-user-vsock-pci,chardev="];
-    let guest = Qemu::new().device("vsock", &["--cid=42", &option], &options)?.start("vsock")?;
+    let guest = qemu.device("vsock", &["--cid=42", &option], &options)?.start("vsock")?;
     guest.running.wait_for("echoing")?;
     converse(&path, MANY)?;
     let until = echo(until, 1);
