@@ -36,3 +36,29 @@ fn moves_data(qemu: Qemu) -> Result<()> {
     assert_eq!(ended.said("echo-ended")?, "0");
     Ok(())
 }
+
+/// The control queue is QEMU's own there; what it is told of queues it tells the back end by VHOST_USER_SET_VRING_ENABLE.
+#[test]
+fn two_processors_of_a_guest_of_qemu_use_two_pairs_of_queues() -> Result<()> {
+    if !is_inside() {
+        return again_inside("net::two_processors_of_a_guest_of_qemu_use_two_pairs_of_queues");
+    }
+    ip("tuntap add tap0 mode tap multi_queue")?;
+    ip("link set tap0 up")?;
+    ip("address add 10.9.0.1/24 dev tap0")?;
+    let listener = Listener::new()?;
+    // A vector for each queue, for the control queue and for the configuration.
+    let device = format!("virtio-net-pci,netdev=net,romfile=,mq=on,vectors=6,mac={MAC}");
+    let back_end = "vhost-user,id=net,queues=2,chardev=";
+    let options = ["-smp", "2", "-netdev", back_end, "-device", &device];
+    let arguments = ["--tap=tap0", "--queues=2", &format!("--mac={MAC}")];
+    let guest = Qemu::next().device("net", &arguments, &options)?.start("network-pairs")?;
+    assert_eq!(listener.accept()?.compare(|sent| sent >= BYTES)?, BYTES);
+    let ended = guest.wait()?;
+    assert_eq!((ended.said("pairs")?, ended.said("pings")?), ("2", "5 5 5 5"), "{}", ended.everything());
+    assert_eq!(ended.said("echo-ended")?, "0");
+    for queue in ["input.0", "input.1"] {
+        assert_ne!(ended.said(queue)?, "0", "{}", ended.everything());
+    }
+    Ok(())
+}
