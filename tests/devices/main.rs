@@ -1,4 +1,5 @@
-//! Our device programs under a front end that is not ours: QEMU, a stock guest, software emulation.
+//! Our device programs under a front end that is not ours: QEMU, of the host and of the next release, a stock guest, software
+//! emulation.
 //!
 //! Run with `cargo xtask test devices`; needs no KVM.
 
