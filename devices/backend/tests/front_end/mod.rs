@@ -101,6 +101,16 @@ impl Device {
         }
     }
 
+    /// The next line of the log, awaited; [`Device::end`] returns what comes after it.
+    pub fn line(&self) -> String {
+        let log = self.child.stderr.as_ref().unwrap();
+        let (mut line, mut byte) = (Vec::new(), [0]);
+        while nix::unistd::read(log, &mut byte) == Ok(1) && byte != *b"\n" {
+            line.push(byte[0]);
+        }
+        String::from_utf8(line).unwrap()
+    }
+
     /// Hangs up, and returns the exit code and the log.
     pub fn end(mut self) -> (Option<i32>, String) {
         drop(self.connection);

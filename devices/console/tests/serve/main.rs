@@ -167,14 +167,16 @@ fn a_connected_socket_is_a_console() {
     let (mut receive, mut transmit) = (driver.queue(0, SIZE, 0), driver.queue(1, SIZE, 0));
     offer(&driver, &mut receive, 0..4, 16);
     host.shutdown(std::net::Shutdown::Write).unwrap();
+    // Another thread than that of the output sees it, and may be late.
+    assert_eq!(device.line(), "no more input for the guest: its end");
     write(&driver, &mut transmit, b"still heard");
     assert_eq!(read_exactly(&host, 11), b"still heard");
     drop(host);
     write(&driver, &mut transmit, b"by nobody");
     driver.stop(&receive);
     let (code, log) = device.end();
-    assert_eq!((code, log.lines().count()), (Some(0), 2), "{log}");
-    assert!(log.contains("no more input for the guest: its end") && log.contains("is dropped"), "{log}");
+    assert_eq!((code, log.lines().count()), (Some(0), 1), "{log}");
+    assert!(log.contains("is dropped"), "{log}");
 }
 
 #[test]
