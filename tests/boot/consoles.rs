@@ -1,9 +1,12 @@
 //! A guest whose console is `hvc0`: its kernel speaks there, a shell answers there, and the program that serves it may die.
 
 use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::Command;
 
+use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, ttyname};
 use system_tests::{Machine, Result, warnings, within};
 
 use system_tests::person::Person;
@@ -88,4 +91,35 @@ fn a_console_goes_on_over_the_deaths_of_its_program() -> Result<()> {
     let ended = running.wait()?;
     assert_eq!(ended.code(), Some(0), "{}", ended.everything());
     warnings::none_but_of_waiting_for_its_console(&ended)
+}
+
+/// Makes the terminal as large.
+fn resize(terminal: &Path, rows: &str, columns: &str) {
+    let stty = Command::new("stty").arg("-F").arg(terminal).args(["rows", rows, "cols", columns]).status();
+    assert!(stty.expect("stty runs").success());
+}
+
+#[test]
+fn a_console_is_as_large_as_the_terminal_that_it_is_on() -> Result<()> {
+    let pty = openpty(None, None).expect("a pseudo-terminal");
+    let terminal = ttyname(&pty.slave).expect("its name");
+    resize(&terminal, "24", "80");
+    let running = Machine::new("hvc")
+        .option("device", "console,stdio=on")
+        .option("console", "file:/proc/self/fd/1")
+        .on_terminal(&terminal)
+        .start()?;
+    let mut person = Person::on(pty.master).expect("a descriptor");
+    person.sees(&running, "/ # ")?;
+    resize(&terminal, "43", "132");
+    // Whose terminal it is gets this from the kernel; `vmm` has it as standard input alone.
+    running.signal(Signal::SIGWINCH)?;
+    person.types("until [ \"$(stty size)\" = '43 132' ]; do sleep 1; done; echo as large $((1 + 1))");
+    person.sees(&running, "as large 2")?;
+    person.types("exit");
+    running.wait_for("left")?;
+    let ended = running.wait()?;
+    assert_eq!(ended.code(), Some(0), "{}", ended.everything());
+    drop(pty.slave);
+    warnings::none_of_ours(&ended)
 }

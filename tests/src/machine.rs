@@ -1,7 +1,7 @@
 //! A machine: the command line of `vmm`, the running program, its end.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -28,13 +28,14 @@ pub struct Machine {
     command_line: String,
     arguments: Vec<String>,
     user: Option<u32>,
+    terminal: Option<PathBuf>,
 }
 
 impl Machine {
     /// A machine with one CPU and 256 MiB whose guest does `job`.
     pub fn new(job: &str) -> Self {
         let (job, command_line) = (job.to_owned(), String::new());
-        Self { kernel: Kernel::BzImage, job, command_line, arguments: Vec::new(), user: None }
+        Self { kernel: Kernel::BzImage, job, command_line, arguments: Vec::new(), user: None, terminal: None }
     }
 
     /// Boots this form of the kernel.
@@ -66,13 +67,27 @@ impl Machine {
         self
     }
 
+    /// Gives it a terminal as its standard input.
+    pub fn on_terminal(mut self, path: &Path) -> Self {
+        self.terminal = Some(path.to_owned());
+        self
+    }
+
     /// Starts it.
     pub fn start(&self) -> Result<Running> {
         let kernel = artifact(match self.kernel {
             Kernel::BzImage => "vmlinuz",
             Kernel::Vmlinux => "vmlinux",
         })?;
-        let mut command = Command::new(program("vmm")?);
+        let vmm = program("vmm")?;
+        let mut command = match &self.terminal {
+            None => Command::new(vmm),
+            Some(terminal) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", "exec \"$@\" < \"$0\""]).arg(terminal).arg(vmm);
+                shell
+            }
+        };
         command.arg("--kernel").arg(kernel).arg("--initrd").arg(artifact("initramfs")?).args([
             "--cmdline",
             &format!("console=ttyS0 panic=-1 vmm.job={} {}", self.job, self.command_line),

@@ -1,13 +1,15 @@
-//! Somebody at a console that is a socket.
+//! Somebody at a console that is a socket or a terminal.
 
+use std::fs::File;
 use std::io::Write;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 
 use crate::{Capture, Error, Result, Running};
 
 /// Who sits at the console.
 pub struct Person {
-    typing: UnixStream,
+    typing: File,
     /// What was written to it.
     pub screen: Capture,
 }
@@ -15,7 +17,13 @@ pub struct Person {
 impl Person {
     /// Who connects to `listener` is the console.
     pub fn at(listener: &UnixListener) -> std::io::Result<Self> {
-        let (typing, _) = listener.accept()?;
+        let (socket, _) = listener.accept()?;
+        Self::on(socket.into())
+    }
+
+    /// Whose end this is, of a terminal or of a socket.
+    pub fn on(end: OwnedFd) -> std::io::Result<Self> {
+        let typing = File::from(end);
         Ok(Self { screen: Capture::of(typing.try_clone()?), typing })
     }
 
