@@ -16,9 +16,9 @@ use system_tests::{Result, Running, within};
 
 use crate::driver::DONE;
 use crate::expectations::{
-    CORE, DEVICE_BALLOON, DEVICE_BLK, DEVICE_CONSOLE, DEVICE_FS, DEVICE_NET, DEVICE_NET_ON_A_STREAM,
-    DEVICE_PMEM, DEVICE_RNG, DEVICE_VSOCK, DIRECTORY_MOUNT, Expectation, IDS, KERNEL_THREAD, LAUNCHER, MOUNT,
-    NAMESPACES, SPAWNER, SPAWNER_CAPABILITIES, UMASK,
+    CORE, DEVICE_BALLOON, DEVICE_BLK, DEVICE_CONSOLE, DEVICE_CONSOLE_OF_TWO_PORTS, DEVICE_FS, DEVICE_NET,
+    DEVICE_NET_ON_A_STREAM, DEVICE_PMEM, DEVICE_RNG, DEVICE_VSOCK, DIRECTORY_MOUNT, Expectation, IDS,
+    KERNEL_THREAD, LAUNCHER, MOUNT, NAMESPACES, SPAWNER, SPAWNER_CAPABILITIES, UMASK,
 };
 use crate::guest::Guest;
 use crate::house::{House, ORDINARY, Who};
@@ -99,6 +99,11 @@ fn the_process_of_a_console_is_confined_as_written() -> Result<()> {
     compare_beside("console,pty=on", "device-console", &DEVICE_CONSOLE)
 }
 
+#[test]
+fn the_process_of_a_console_of_two_ports_is_confined_as_written() -> Result<()> {
+    compare_beside("console,pty=on,port.agent=pty", "device-console", &DEVICE_CONSOLE_OF_TWO_PORTS)
+}
+
 /// And the core maps the file, with the guest's rights, and does not have it open.
 #[test]
 fn the_process_of_persistent_memory_is_confined_as_written_and_the_core_has_a_mapping_alone() -> Result<()> {
@@ -161,8 +166,10 @@ fn in_the_folder_of_another_user_the_socket_of_roots_vsock_is_served_again_and_r
     assert_eq!(spawner.threads[0].capabilities, [0, kept, kept, bounding, 0]);
     compare_with_successor(&house, &running, "device-vsock", &DEVICE_VSOCK)?;
     assert!(path.exists());
-    drop(running);
-    within("the end of the name", || (!path.exists()).then_some(()))?;
+    // Not dropped: with a launcher that is killed the spawner dies at once.
+    running.signal(Signal::SIGQUIT)?;
+    running.wait()?;
+    assert!(!path.exists());
     house.check_left()
 }
 
