@@ -324,3 +324,24 @@ fn whoever_is_to_tell_of_a_refusal_can_and_dies_of_it() {
     // Of each device two stages, of the core three.
     assert_eq!(telling, 2 * (policies.len() - 2) + 3);
 }
+
+/// Memory that processes share is the guest's and the devices': who waits on a futex there waits for whoever was taken over.
+/// The lists let nobody do so, by this call or a newer one.
+#[test]
+fn nobody_waits_for_a_futex_in_memory_that_is_shared() {
+    let policies = policies();
+    let private = u64::from(libc::FUTEX_PRIVATE_FLAG.unsigned_abs());
+    let mut seen = 0;
+    for (place, rule) in every_rule(&policies) {
+        let call = rule["syscall"].as_str().unwrap();
+        assert!(!["futex_waitv", "futex_wait", "futex_requeue"].contains(&call), "{place}: {rule}");
+        if call == "futex" {
+            seen += 1;
+            let arguments = rule["args"].as_array().map_or(&[][..], Vec::as_slice);
+            let keeps =
+                |it: &Value| it["index"] == 1 && it["op"]["masked_eq"] == private && it["val"] == private;
+            assert!(arguments.iter().any(keeps), "{place}: {rule}");
+        }
+    }
+    assert!(seen >= 2 * policies.len(), "only {seen} rules looked at");
+}
