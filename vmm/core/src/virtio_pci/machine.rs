@@ -243,6 +243,33 @@ mod tests {
         assert_eq!(machine.decoded(), None, "a BAR that would end beyond 2^64 is not decoded");
     }
 
+    /// The bit is kept and not obeyed: what DMA hits is the guest's own memory, and the way to stop it is a reset.
+    #[test]
+    fn bus_mastering_is_a_bit_that_the_guest_keeps() {
+        let mut machine = machine();
+        machine.config_write(4, &[6, 0]);
+        let queue = [(0x16, 0, 2), (0x18, 64, 2), (0x20, 0x1000, 4), (0x28, 0x2000, 4), (0x30, 0x3000, 4)];
+        let agreed = [(0x14, 1, 1), (0x14, 3, 1), (0x08, 1, 4), (0x0C, 1, 4), (0x14, 11, 1)];
+        let write = |machine: &mut Machine, (offset, value, width): (u64, u32, usize)| {
+            machine.bar_write(offset, &value.to_le_bytes()[..width])
+        };
+        for register in agreed.into_iter().chain(queue).chain([(0x1C, 1, 2)]) {
+            assert_eq!(write(&mut machine, register), None, "{register:?}");
+        }
+        assert!(matches!(write(&mut machine, (0x14, 15, 1)), Some(Event::Activate(_))));
+        for command in [2, 6, 2] {
+            assert_eq!(machine.config_write(4, &[command, 0]), None, "nothing stops and nothing starts");
+            assert_eq!(read32(&mut machine, 4) & 0xFFFF, u32::from(command), "the guest reads it back");
+            assert_eq!(write(&mut machine, (0x3000, 0, 2)), Some(Event::Notify(0)));
+            let mut status = [0];
+            machine.bar_read(0x14, &mut status);
+            assert_eq!(status, [15]);
+        }
+        assert_eq!(write(&mut machine, (0x14, 0, 1)), Some(Event::Reset));
+        machine.transport_mut().reset_done();
+        assert_eq!(write(&mut machine, (0x3000, 0, 2)), None);
+    }
+
     #[test]
     fn msix_control_is_an_event() {
         let mut machine = machine();

@@ -92,9 +92,16 @@ fn whatever_else_is_said_loses_the_back_end_and_its_successor_is_heard() {
     bench.set_up();
     bench.until(FrontendReq::SET_VRING_ENABLE);
     let unknown = message(3, 1, &[0; 40]);
+    // VHOST_USER_BACKEND_SHMEM_MAP, of a window that nobody has.
+    let map = message(9, 1, &[0xFF; 40]);
     let long = message(CHANGE, 1, &[0; 100]);
     let cut = [message(CHANGE, 1, &[]), message(99, 1, &[])[..5].to_vec()].concat();
-    for (said, why) in [(&unknown, "asked for 3"), (&long, "100 bytes"), (&cut, "closed the connection")] {
+    for (said, why) in [
+        (&unknown, "asked for 3"),
+        (&map, "asked for 9"),
+        (&long, "100 bytes"),
+        (&cut, "closed the connection"),
+    ] {
         value.store(DEADLY, SeqCst);
         (&bench.channel).write_all(said).unwrap();
         let text = bench.lost();
