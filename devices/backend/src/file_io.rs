@@ -202,15 +202,40 @@ fn transfer(
 /// False if it is none: a count is eight bytes and not 0. Of what has no end, or is at its end, each poll would say that
 /// there is something to read.
 pub fn take_event(event: &impl AsFd) -> bool {
+    match count(event) {
+        Ok(count) => count != 0,
+        Err(errno) => matches!(errno, Errno::EAGAIN | Errno::EINTR),
+    }
+}
+
+/// How often somebody else may have read what was written to find out.
+const LOOKS: usize = 8;
+
+/// Whether one read of this event descriptor takes all that was written to it, so that each wake costs whoever
+/// wrote a write. Of one that was made with EFD_SEMAPHORE a read takes 1, and whoever writes 2^64 - 2 to it once has it
+/// wake its reader for ever; no other call says which kind it is. What is no event descriptor is none either.
+pub(crate) fn is_emptied_by_one_read(event: &impl AsFd) -> bool {
+    for _ in 0..LOOKS {
+        if !take_event(event) || nix::unistd::write(event, &2u64.to_ne_bytes()) != Ok(8) {
+            return false;
+        }
+        match count(event) {
+            // Others may have written meanwhile; not so often.
+            Ok(count) => return (2..=u64::from(u32::MAX)).contains(&count),
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            Err(_) => return false,
+        }
+    }
+    false
+}
+
+/// The count of an event descriptor, which it takes; 0 of what is none.
+fn count(event: &impl AsFd) -> Result<u64, Errno> {
     let mut count = [0u8; 8];
     let vector = iovec { iov_base: count.as_mut_ptr().cast(), iov_len: count.len() };
     // SAFETY: one vector, which covers `count`.
     let read = unsafe { preadv2(event.as_fd().as_raw_fd(), &raw const vector, 1, -1, 0) };
-    match Errno::result(read) {
-        Ok(8) => u64::from_ne_bytes(count) != 0,
-        Ok(_) => false,
-        Err(errno) => matches!(errno, Errno::EAGAIN | Errno::EINTR),
-    }
+    Errno::result(read).map(|size| if size == 8 { u64::from_ne_bytes(count) } else { 0 })
 }
 
 /// Reads from `file` at `offset` into `buffer` until it is full or the file ends.

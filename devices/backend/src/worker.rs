@@ -23,7 +23,7 @@ use nix::sys::time::TimeSpec;
 
 use crate::counters::QueueCounters;
 use crate::device::Choice;
-use crate::file_io::take_event;
+use crate::file_io::{is_emptied_by_one_read, take_event};
 use crate::inflight::Kept;
 use crate::pace::Lane;
 use crate::ring::{Progress, Ring};
@@ -196,7 +196,9 @@ fn run(shared: &Shared, mut service: Service, lane: &Lane) {
     loop {
         if shared.ordered.swap(false, Acquire) {
             take_event(&shared.wake);
-            obey(shared, &mut current, &mut broken);
+            if obey(shared, &mut current) {
+                broken = current.as_deref().is_some_and(keeps_busy);
+            }
             // It may be that nothing is served any more, and others must not wait for that.
             lane.leave();
         }
@@ -270,18 +272,32 @@ pub(crate) fn whom(service: &mut Service, features: u64) -> Option<Either<'_>> {
     }
 }
 
-fn obey(shared: &Shared, current: &mut Option<Box<Ring>>, broken: &mut bool) {
+/// Returns whether there is another ring to serve.
+fn obey(shared: &Shared, current: &mut Option<Box<Ring>>) -> bool {
     let mut slot = shared.lock();
+    let mut starts = false;
     match std::mem::replace(&mut *slot, Slot::Empty) {
         Slot::Start(ring) => {
             *current = Some(ring);
-            *broken = false;
+            starts = true;
         }
         Slot::Stop => *slot = Slot::Stopped(current.take()),
         other => *slot = other,
     }
     drop(slot);
     shared.changed.notify_all();
+    starts
+}
+
+/// Whether its kicks would wake this thread more often than somebody kicks: then it is not served at all. A kick that
+/// was taken in looking is not lost, for what is available is looked at before the first wait.
+fn keeps_busy(ring: &Ring) -> bool {
+    let busy = ring.events.kick.as_ref().is_some_and(|kick| !is_emptied_by_one_read(kick));
+    if busy {
+        log::line("a kick descriptor is no event descriptor that one read empties: its ring stops");
+        ring.report_broken();
+    }
+    busy
 }
 
 /// Waits for an order or what else is awaited. Returns false when that cannot be waited for.

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::fcntl::SealFlag;
-use nix::sys::eventfd::EventFd;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::{BROKEN, SIZE, Start, ends, negotiated, nulls, serves};
 use crate::front_end::driver::{Driver, MEMORY, wait_for};
@@ -98,6 +98,29 @@ pub fn memory_that_is_not_there_is_refused(start: Start<'_>) {
     let many: Vec<(u64, u64, u64)> = (0..33).map(|i| (i * 8192, 4096, 0)).collect();
     assert!(ask(&many[..32], &[one; 32]));
     assert!(!ask(&many, &[one; 33]));
+    serves(device);
+}
+
+/// One write to a semaphore would wake its reader 2^64 - 2 times.
+pub fn a_kick_that_one_read_does_not_empty_stops_its_ring(start: Start<'_>) {
+    let device = negotiated(start);
+    let driver = Driver::new(&device);
+    let mut queue = driver.queue(0, SIZE, 0);
+    let (err, index) = (EventFd::new().unwrap(), 0u64.to_ne_bytes());
+    assert!(device.ask(request::SET_VRING_ERR, &index, &[err.as_fd()]));
+    let most = u64::MAX - 1;
+    for count in [0, 1, 2, most - 2, most - 1, most] {
+        let kick = EventFd::from_flags(EfdFlags::EFD_SEMAPHORE).unwrap();
+        kick.write(count).unwrap();
+        assert!(device.ask(request::SET_VRING_KICK, &index, &[kick.as_fd()]), "{count}");
+        assert_eq!(wait_for(&err), 1, "{count}");
+        assert_eq!(driver.stop(&queue), 0);
+        // One that is none may be as full.
+        queue.kick = EventFd::new().unwrap();
+        queue.kick.write(count).unwrap();
+        driver.start(&queue, 0);
+    }
+    assert_eq!(driver.stop(&queue), 0);
     serves(device);
 }
 

@@ -77,6 +77,13 @@ macro_rules! attacks {
         }
 
         #[test]
+        fn a_kick_that_one_read_does_not_empty_stops_its_ring() {
+            let attack =
+                $crate::hostile_front_end::descriptors::a_kick_that_one_read_does_not_empty_stops_its_ring;
+            $with(concat!(module_path!(), "::a_kick_that_one_read_does_not_empty_stops_its_ring"), attack);
+        }
+
+        #[test]
         fn rings_in_one_place_and_full_of_junk() {
             let attack = $crate::hostile_front_end::rings::rings_in_one_place_and_full_of_junk;
             $with(concat!(module_path!(), "::rings_in_one_place_and_full_of_junk"), attack);
