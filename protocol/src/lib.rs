@@ -31,6 +31,7 @@ mod phase;
 pub mod tap;
 
 pub use channel::Channel;
+pub use descriptors::take_no_descriptors;
 pub use error::Error;
 pub use fields::Fields;
 pub use message::Message;

@@ -19,7 +19,7 @@ pub(crate) fn listen(path: &Path) -> Result<UnixListener, Error> {
     bind(path).map_err(|error| Error::Resource(format!("cannot listen at {}: {error}", path.display())))
 }
 
-/// Listens at `path` for the user alone, without blocking. There is one thread.
+/// Listens at `path` for the user alone, without blocking, and for no descriptors. There is one thread.
 ///
 /// # Errors
 /// As above.
@@ -28,6 +28,7 @@ pub fn listen_for_user(path: &Path) -> Result<UnixListener, Error> {
     let listener = listen(path);
     umask(before);
     let listener = listener?;
+    protocol::take_no_descriptors(&listener);
     listener.set_nonblocking(true).map_err(|error| Error::Resource(format!("cannot listen: {error}")))?;
     Ok(listener)
 }

@@ -85,6 +85,7 @@ fn pty() -> Result<OwnedFd, Errno> {
 
 fn connect(path: &Path) -> io::Result<OwnedFd> {
     let stream = UnixStream::connect(path)?;
+    protocol::take_no_descriptors(&stream);
     stream.set_nonblocking(true)?;
     Ok(stream.into())
 }

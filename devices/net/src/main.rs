@@ -121,8 +121,10 @@ fn stream_mtu(given: Option<u16>) -> Result<u16, Error> {
 }
 
 fn connect(path: &Path) -> Result<OwnedFd, Error> {
-    let connected = UnixStream::connect(path).map(OwnedFd::from);
-    connected.map_err(|error| Error::Resource(format!("cannot connect to {}: {error}", path.display())))
+    let connected = UnixStream::connect(path)
+        .map_err(|error| Error::Resource(format!("cannot connect to {}: {error}", path.display())))?;
+    protocol::take_no_descriptors(&connected);
+    Ok(connected.into())
 }
 
 fn mtu(bytes: u16) -> Result<u16, Error> {

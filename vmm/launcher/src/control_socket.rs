@@ -64,6 +64,8 @@ pub fn client(path: &Path) -> Result<Channel, Error> {
     let address = UnixAddr::new(path).map_err(failed)?;
     let kind = SockType::SeqPacket;
     let fd = socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None).map_err(failed)?;
+    // A launcher is sent some, and answers with none.
+    protocol::take_no_descriptors(&fd);
     connect(fd.as_raw_fd(), &address).map_err(failed)?;
     Channel::from_fd(fd).map_err(|error| refuse("reach the machine at", path, &error.to_string()))
 }

@@ -7,7 +7,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use protocol::{Channel, DeviceOptions, DeviceSetup, Message, Rates, ToDevice};
+use protocol::{Channel, DeviceOptions, DeviceSetup, Message, Rates, ToDevice, take_no_descriptors};
 
 use crate::error::Error;
 use crate::spawn::{Spawn, Spawned, Spawning};
@@ -41,6 +41,8 @@ impl DeviceProcess<'_> {
         let (front_end, back_end) =
             socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)
                 .map_err(Error::system("make a vhost-user socket pair"))?;
+        // The core asks a back end for nothing that has any.
+        take_no_descriptors(&front_end);
         let mut spawned = self.spawning.spawn(spawn, program)?;
         let (own, options, rates) = (name.to_owned(), self.options.clone(), self.rates);
         let more = options.more();

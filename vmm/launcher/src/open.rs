@@ -209,7 +209,10 @@ pub fn directory(path: &Path) -> Result<OwnedFd, Error> {
 
 /// The socket of a vsock, where programs of the host ask for ports of the guest.
 pub fn vsock(path: &Path) -> Result<Listening, Error> {
-    Listening::make("listen for a vsock at", path, SockType::Stream, VSOCK_BACKLOG)
+    let listening = Listening::make("listen for a vsock at", path, SockType::Stream, VSOCK_BACKLOG)?;
+    // For what is accepted from it as well.
+    protocol::take_no_descriptors(&listening);
+    Ok(listening)
 }
 
 /// A generator of the host, for reading. Any number of devices may share it.
@@ -302,6 +305,7 @@ fn connected(what: &'static str, path: &Path, advice: &str) -> Result<OwnedFd, E
     let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).map_err(failed)?;
     // connect(2) waits for room in the listener's queue as long as the socket's time limit for sending says.
     setsockopt(&fd, sockopt::SendTimeout, &TimeVal::seconds(CONNECT_SECONDS)).map_err(failed)?;
+    protocol::take_no_descriptors(&fd);
     connect(std::os::fd::AsRawFd::as_raw_fd(&fd), &address).map_err(failed)?;
     setsockopt(&fd, sockopt::SendTimeout, &TimeVal::seconds(0)).map_err(failed)?;
     Ok(fd)
@@ -313,6 +317,7 @@ pub fn back_end_again(path: &Path) -> Result<OwnedFd, String> {
     let address = UnixAddr::new(path).map_err(failed)?;
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None).map_err(failed)?;
+    protocol::take_no_descriptors(&fd);
     connect(std::os::fd::AsRawFd::as_raw_fd(&fd), &address).map_err(failed)?;
     Ok(fd)
 }
@@ -353,7 +358,7 @@ fn reason(error: &std::io::Error) -> String {
 mod tests {
     use super::*;
     use protocol::BlkOptions;
-    use std::os::unix::net::UnixListener;
+    use std::os::unix::net::{UnixListener, UnixStream};
 
     fn blk(path: &Path, readonly: bool, lock: bool) -> Blk {
         let options = BlkOptions {
@@ -394,6 +399,35 @@ mod tests {
         std::fs::write(&path, [0; 512]).unwrap();
         let mut file = File::from(disk(&blk(&path, true, true)).unwrap().fd);
         assert!(file.write(b"x").is_err());
+    }
+
+    /// Whether somebody who is connected with us can send a descriptor.
+    fn takes_descriptors(peer: &UnixStream) -> bool {
+        use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+        use std::os::fd::AsRawFd;
+        let (parts, fds) = ([std::io::IoSlice::new(b"x")], [peer.as_raw_fd()]);
+        let rights = [ControlMessage::ScmRights(&fds)];
+        sendmsg::<()>(peer.as_raw_fd(), &parts, &rights, MsgFlags::empty(), None).is_ok()
+    }
+
+    #[test]
+    fn nobody_sends_descriptors_over_what_is_opened_here() {
+        let kernel_has_it = protocol::take_no_descriptors(&UnixStream::pair().unwrap().0);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        let ours = [back_end(&path).unwrap(), back_end_again(&path).unwrap(), stream(&path).unwrap()];
+        for _ in &ours {
+            let (peer, _) = listener.accept().unwrap();
+            assert_eq!(takes_descriptors(&peer), !kernel_has_it);
+        }
+        let path = folder.path().join("vsock");
+        let _listening = vsock(&path).unwrap();
+        assert_eq!(takes_descriptors(&UnixStream::connect(&path).unwrap()), !kernel_has_it);
+        let path = folder.path().join("console");
+        let place = crate::device::console::Place::Listen(path.clone());
+        let _listening = virtio_console(&place).unwrap();
+        assert_eq!(takes_descriptors(&UnixStream::connect(&path).unwrap()), !kernel_has_it);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
-use protocol::{Channel, Ready, ToDevice, Violation};
+use protocol::{Channel, Ready, ToDevice, Violation, take_no_descriptors};
 use sandbox_policies::spawn::{Child, Ended, Identity, Plan};
 use sandbox_policies::{Directory, Program, Requirement, refusals_are_logged};
 
@@ -86,6 +86,8 @@ impl Spawning<'_> {
     pub fn spawn(&self, spawn: Spawn, program: Option<BorrowedFd<'_>>) -> Result<Spawned, Error> {
         let hand_over = |error| Error::HandOver { name: self.name.to_owned(), error };
         let (control, theirs) = Channel::pair().map_err(hand_over)?;
+        // No message of theirs has any.
+        take_no_descriptors(&control);
         let (log, their_log) = pipe2(OFlag::O_CLOEXEC).map_err(Error::system("make a pipe"))?;
         // Ours alone: the two ends of a pipe have flags of their own.
         fcntl(&log, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))

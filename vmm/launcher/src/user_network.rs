@@ -65,6 +65,8 @@ impl UserNetwork {
         let flags = SockFlag::SOCK_CLOEXEC;
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags)
             .map_err(Error::system("make a socket pair"))?;
+        protocol::take_no_descriptors(&ours);
+        protocol::take_no_descriptors(&theirs);
         let (log, their_log) = pipe2(OFlag::O_CLOEXEC).map_err(Error::system("make a pipe"))?;
         fcntl(&log, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
             .map_err(Error::system("set a pipe non-blocking"))?;

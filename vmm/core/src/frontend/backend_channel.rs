@@ -53,7 +53,12 @@ impl BackendChannel {
         let (family, kind) = (AddressFamily::Unix, SockType::Stream);
         let (ours, theirs) = socketpair(family, kind, None, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)
             .map_err(|errno| Error::System { call: "socketpair", errno })?;
-        Ok(Self { ours, theirs, header: [0; HEADER], filled: 0, ended: false, rests_until: None })
+        protocol::take_no_descriptors(&ours);
+        Ok(Self::of(ours, theirs))
+    }
+
+    fn of(ours: OwnedFd, theirs: OwnedFd) -> Self {
+        Self { ours, theirs, header: [0; HEADER], filled: 0, ended: false, rests_until: None }
     }
 
     /// What SET_BACKEND_REQ_FD carries; nothing, if nothing can be said there any more.
@@ -189,13 +194,18 @@ impl AsFd for BackendChannel {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::socket::ControlMessage;
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
 
     const CHANGE: [u32; 3] = [2, VERSION, 0];
 
+    /// As where the kernel cannot keep descriptors away.
     fn channel() -> (BackendChannel, UnixStream) {
-        let channel = BackendChannel::new().unwrap();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let channel = BackendChannel::of(ours.into(), theirs.into());
         let theirs = channel.theirs.try_clone().unwrap();
         (channel, theirs.into())
     }
@@ -281,6 +291,17 @@ mod tests {
         let (mut channel, theirs) = channel();
         crate::frontend::tests::send_with_fd(&theirs, &bytes(CHANGE), theirs.as_raw_fd());
         assert_eq!(channel.look(Instant::now(), true), Err(Fault::BackendDescriptors));
+    }
+
+    #[test]
+    fn where_the_kernel_can_it_keeps_descriptors_away() {
+        let kernel_can = protocol::take_no_descriptors(&UnixStream::pair().unwrap().0);
+        let channel = BackendChannel::new().unwrap();
+        let theirs = &channel.theirs;
+        let rights = [ControlMessage::ScmRights(&[theirs.as_raw_fd()])];
+        let parts = [IoSlice::new(b"x")];
+        let sent = sendmsg::<()>(theirs.as_raw_fd(), &parts, &rights, MsgFlags::empty(), None);
+        assert_eq!(sent == Err(Errno::EPERM), kernel_can, "{sent:?}");
     }
 
     #[test]

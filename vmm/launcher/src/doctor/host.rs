@@ -1,6 +1,7 @@
 //! What a machine can use of a host and does without: looked at by doing, where doing leaves nothing behind.
 
 use std::fs::{self, OpenOptions};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FcntlArg, fcntl};
@@ -94,6 +95,17 @@ pub fn tap() -> Finding {
             Finding::lacks(what, format!("{path}: {error}"), costs, "load tun (modprobe tun), allow its node")
         }
     }
+}
+
+/// Whether a socket can be told that no descriptors come over it.
+pub fn stray_descriptors() -> Finding {
+    let what = "stray descriptors";
+    let pair = UnixStream::pair();
+    if pair.is_ok_and(|(socket, _)| protocol::take_no_descriptors(&socket)) {
+        return Finding::held(what, "nobody can send any over a socket that is for none");
+    }
+    let costs = "those that somebody sends are closed when they are received";
+    Finding::lacks(what, "sockets have no SO_PASSRIGHTS", costs, "Linux 6.16 has it")
 }
 
 /// How much of guest memory could be in huge pages.

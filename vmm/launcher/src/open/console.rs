@@ -106,6 +106,7 @@ fn listener(path: &Path) -> Result<OwnedFd, Error> {
         unlinkat(nix::fcntl::AT_FDCWD, path, UnlinkatFlags::NoRemoveDir).map_err(failed)?;
     }
     let listening = stream().map_err(failed)?;
+    protocol::take_no_descriptors(&listening);
     let before = umask(Mode::from_bits_truncate(0o177));
     let bound = bind(listening.as_raw_fd(), &address);
     umask(before);

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -133,7 +134,15 @@ fn say_raw(control: &Channel, act: &str) {
     let rights = if fds.is_empty() { &[][..] } else { &rights[..] };
     let parts = [IoSlice::new(&bytes)];
     let raw = control.as_fd().as_raw_fd();
-    sendmsg::<()>(raw, &parts, rights, MsgFlags::empty(), None).expect("the launcher listens");
+    match sendmsg::<()>(raw, &parts, rights, MsgFlags::empty(), None) {
+        // The kernel keeps them from a launcher that takes none: the most that is left is to claim that there are some.
+        Err(Errno::EPERM) if !fds.is_empty() => {
+            let claim = frame::encode(FromDevice::Keeps.kind(), &[], fds.len()).expect("a frame");
+            sendmsg::<()>(raw, &[IoSlice::new(&claim)], &[], MsgFlags::empty(), None)
+        }
+        sent => sent,
+    }
+    .expect("the launcher listens");
 }
 
 /// An answer to what nobody asked.
