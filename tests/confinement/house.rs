@@ -122,17 +122,25 @@ impl House {
         more: &[&str],
     ) -> Result<Running> {
         let machine = self.machine(guest, None, options, devices);
-        let mut command = Command::new(env!("CARGO_BIN_EXE_rule-witness"));
-        command
-            .arg(self.folder.path().join(WITNESSED))
-            .arg(machine.get_program())
-            .args(machine.get_args())
-            .args(more);
-        command.current_dir(self.folder.path());
+        let mut command = self.witness(machine.get_program().as_ref());
+        command.args(machine.get_args()).args(more);
         Running::start(command)
     }
 
-    /// The rules of the last machine, once it is over: a line each.
+    /// The same of a device's program that somebody starts on its own, with these arguments.
+    pub fn start_witnessed_alone(&self, program: Program, arguments: &[String]) -> Result<Running> {
+        let mut command = self.witness(&self.programs.join(program.name()));
+        command.args(arguments);
+        Running::start(command)
+    }
+
+    fn witness(&self, program: &Path) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rule-witness"));
+        command.arg(self.folder.path().join(WITNESSED)).arg(program).current_dir(self.folder.path());
+        command
+    }
+
+    /// The rules of the last machine or program, once it is over: a line each.
     pub fn witnessed(&self) -> String {
         fs::read_to_string(self.folder.path().join(WITNESSED)).expect("what the witness has written")
     }

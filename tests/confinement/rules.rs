@@ -5,6 +5,8 @@
 //! for setting up counts as used if serving uses it, and one of the spawner's if a device does: filters stack.
 
 use std::collections::BTreeSet;
+use std::io::Write;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Output;
 
@@ -12,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sandbox_policies::policy::{self, Rule};
 use sandbox_policies::{Program, Stage};
-use system_tests::{Result, children};
+use system_tests::{Result, children, within};
 use tempfile::TempDir;
 
 use crate::driver::DONE;
@@ -73,6 +75,7 @@ fn each_rule_is_used_or_known_not_to_be() -> Result<()> {
         used.extend(house.witnessed().lines().map(str::to_owned));
         house.check_left()?;
     }
+    used.extend(are_started_alone()?);
     let wrong = wrong(rules(&used), EXCUSES);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
@@ -86,12 +89,15 @@ fn powers_off(house: &House) -> Result<()> {
     Ok(())
 }
 
-/// One device of each kind but a network, each started again; and what can be asked of a machine.
+/// One device of each kind, each started again; and what can be asked of a machine.
 fn is_driven_and_controlled(house: &House) -> Result<()> {
     house.make_place_for_socket();
     let shared = tempfile::tempdir().expect("a folder");
     let sockets = tempfile::tempdir().expect("a folder");
-    let devices = devices(house, &shared, &sockets);
+    let stream = sockets.path().join("stream");
+    let _peer = UnixListener::bind(&stream).expect("a socket");
+    let mut devices = devices(house, &shared, &sockets);
+    devices.push(format!("net,stream={}", stream.display()));
     let devices: Vec<&str> = devices.iter().map(String::as_str).collect();
     let control = format!("--control-socket={}", house.control().display());
     let running = house.start_witnessed(Guest::KeepsDriving, "", &devices, &[&control])?;
@@ -104,6 +110,7 @@ fn is_driven_and_controlled(house: &House) -> Result<()> {
         ("device-pmem", "pmem0"),
         ("device-fs", "fs0"),
         ("device-vsock", "vsock0"),
+        ("device-net", "net0"),
     ] {
         let launcher = children(running.pid()).first().expect("a launcher beneath its witness").pid;
         let pid = program_among(launcher, program).expect("a live process of each");
@@ -130,6 +137,42 @@ fn is_driven_and_controlled(house: &House) -> Result<()> {
     running.signal(Signal::SIGTERM)?;
     running.signal(Signal::SIGQUIT)?;
     running.wait().map(drop)
+}
+
+/// Each device's program on its own, to which a front end says what is no message. What it used.
+fn are_started_alone() -> Result<BTreeSet<String>> {
+    let house = House::with_telling_filters()?;
+    let folder = tempfile::tempdir().expect("a folder");
+    let place = |name: &str| folder.path().join(name);
+    let _peer = UnixListener::bind(place("stream")).expect("a socket");
+    let mut used = BTreeSet::new();
+    for (program, arguments) in [
+        (Program::DeviceBlk, vec![("path", house.disk())]),
+        (Program::DeviceRng, vec![]),
+        (Program::DeviceBalloon, vec![]),
+        (Program::DeviceConsole, vec![("listen", place("console"))]),
+        (Program::DevicePmem, vec![("path", house.memory()), ("address", "0x100000000".into())]),
+        (Program::DeviceNet, vec![("stream", place("stream")), ("mac", "52:54:00:12:34:56".into())]),
+        (Program::DeviceFs, vec![("path", folder.path().to_owned()), ("tag", "t".into())]),
+        (Program::DeviceVsock, vec![("path", place("vsock")), ("cid", "42".into())]),
+    ] {
+        let socket = place(program.name());
+        let arguments = arguments.into_iter().chain([("socket-path", socket.clone())]);
+        let arguments: Vec<_> =
+            arguments.map(|(option, value)| format!("--{option}={}", value.display())).collect();
+        let running = house.start_witnessed_alone(program, &arguments)?;
+        let mut front_end =
+            within(&format!("a socket of {}", program.name()), || UnixStream::connect(&socket).ok())?;
+        front_end.write_all(&[0xFF; 12]).expect("it is connected");
+        let ended = running.wait()?;
+        assert_eq!(ended.code(), Some(7), "{}: {}", program.name(), ended.everything());
+        let witnessed = house.witnessed();
+        let own = format!("{} {} ", program.name(), Stage::StandAlone.key());
+        assert!(witnessed.contains(&own), "{}: {witnessed}", program.name());
+        used.extend(witnessed.lines().map(str::to_owned));
+    }
+    house.check_left()?;
+    Ok(used)
 }
 
 fn devices(house: &House, shared: &TempDir, sockets: &TempDir) -> Vec<String> {
