@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sandbox_policies::{Program, Stage};
 use serde_json::Value;
-use system_tests::{Ended, Result, Running, children};
+use system_tests::{Ended, Result, Running, children, within};
 
 use crate::driver::{COUNT, DONE};
 use crate::guest::{Guest, UP};
@@ -199,4 +199,48 @@ fn each_process_is_inspected_and_different_in_that_alone() -> Result<()> {
 #[test]
 fn an_ordinary_user_is_told_the_same_of_each_process() -> Result<()> {
     inspect(Who::OrdinaryUser)
+}
+
+/// What the kernel says of each thread: R, S, t …
+fn states(pid: i32) -> Vec<char> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("a live process");
+    let state = |task: std::io::Result<std::fs::DirEntry>| {
+        let text = std::fs::read_to_string(task.ok()?.path().join("stat")).ok()?;
+        text.rsplit_once(") ")?.1.chars().next()
+    };
+    tasks.filter_map(state).collect()
+}
+
+/// A stop by job control stays one under the tracer, of each thread, and ends as one.
+#[test]
+fn who_is_stopped_stays_so_until_he_is_continued() -> Result<()> {
+    let house = House::new(Who::Caller)?;
+    let running = house.start_logged(Guest::KeepsDriving, &[], &[])?;
+    running.wait_for(DONE)?;
+    let launcher = launcher(&running);
+    let program = |name| program_among(launcher, name).expect("a live process");
+    let pids = [launcher, program("vmm-core"), program("device-blk")];
+    let stopped = |state: &char| matches!(state, 't' | 'T');
+    // Not by SIGTSTP: the first process of a namespace ignores it.
+    for _ in 0..3 {
+        for pid in pids {
+            kill(Pid::from_raw(pid), Signal::SIGSTOP).expect("it is ours");
+            within("a stop of each thread", || states(pid).iter().all(stopped).then_some(()))?;
+        }
+        // Whoever was let go on at once has done so by the time that all others have stopped.
+        for pid in pids {
+            assert!(states(pid).iter().all(stopped), "{pid} has gone on");
+        }
+        for pid in pids {
+            kill(Pid::from_raw(pid), Signal::SIGCONT).expect("it is ours");
+            within("a thread that goes on", || (!states(pid).iter().all(stopped)).then_some(()))?;
+        }
+    }
+    // Each of them has its part in this answer.
+    running.signal(Signal::SIGUSR1)?;
+    running.wait_for_log("the counters", |log| log.contains("vmm: counters ").then_some(()))?;
+    running.signal(Signal::SIGQUIT)?;
+    let ended = running.wait()?;
+    assert_eq!(ended.code(), Some(131), "{}", ended.everything());
+    house.check_left()
 }

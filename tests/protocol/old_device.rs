@@ -78,3 +78,23 @@ fn a_device_of_an_older_minor_version_does_not_replace_one_that_has_limits() -> 
     assert_eq!(running.wait()?.code(), Some(0));
     Ok(())
 }
+
+/// Nor what is older than `--sandbox-log` in a machine that has it, and whoever asked is told why.
+#[test]
+fn a_device_that_does_not_know_of_logging_does_not_replace_one_that_does() -> Result<()> {
+    let stand_ins = StandIns::of(Path::new(STAND_IN), &["vmm-core"])?;
+    let control = stand_ins.file("control");
+    let arguments = [format!("--control-socket={}", control.display()), "--sandbox-log".to_owned()];
+    let running = stand_ins.start_with("idle", 1 << 20, ",serial=minor-4", &arguments)?;
+    running.wait_for_log("the machine", |log| log.contains("vmm: confined, but ").then_some(()))?;
+    let mut command = std::process::Command::new(stand_ins.file("vmm"));
+    command.arg("ctl").arg(&control).args(["replace-device", "blk0", "--program", STAND_IN]);
+    let refused = Running::start(command)?.wait()?;
+    assert_eq!(refused.code(), Some(7), "{}", refused.everything());
+    assert!(refused.log.contains("older than --sandbox-log"), "{}", refused.log);
+    assert_eq!(refused.log.lines().count(), 1, "{}", refused.log);
+    running.signal(Signal::SIGTERM)?;
+    let ended = running.wait()?;
+    assert!(ended.log.contains("invalid option '--sandbox-log'"), "{}", ended.log);
+    Ok(())
+}

@@ -8,6 +8,11 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let name = std::env::args().next().unwrap_or_default();
+    if name == "device-blk" && std::env::args().any(|argument| argument.starts_with("--sandbox-log=")) {
+        // One that is older than that word.
+        eprintln!("device-blk: invalid option '--sandbox-log'");
+        return ExitCode::from(2);
+    }
     let end = match name.as_str() {
         "vmm-core" => core::run(),
         "device-blk" => old_device::run(),

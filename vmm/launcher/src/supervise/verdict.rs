@@ -2,6 +2,7 @@
 
 use protocol::{DeviceLost, Exit, Failure, FailureKind};
 use sandbox_policies::Program;
+use sandbox_policies::refusals_are_logged;
 
 use super::cause::End;
 use super::recovery::Words;
@@ -136,9 +137,17 @@ fn code_of_exit(number: i32) -> Option<Code> {
     codes.into_iter().find(|code| i32::from(code.number()) == number)
 }
 
+/// The exit code of a program of ours that does not understand its command line.
+const USAGE: i32 = 2;
+
 /// How a program ended, in words.
 pub fn describe(end: End) -> String {
     match end {
+        // What was spawned has a command line of ours: nothing but that word in it can be wrong.
+        End::Exited(USAGE) if refusals_are_logged() => format!(
+            "it ended by itself with exit code {USAGE}, as a program does that is older than --sandbox-log; with that option \
+             use programs of one version"
+        ),
         End::Exited(code) => format!("it ended by itself with exit code {code}"),
         End::Refused(Some(refused)) => {
             let call = system_call::describe(&refused);
