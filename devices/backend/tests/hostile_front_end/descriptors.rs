@@ -36,14 +36,18 @@ pub fn descriptors_without_number(start: Start<'_>) {
     }
 }
 
+/// As often as this is done, or the variable VMM_REPETITIONS says.
+const REPETITIONS: u32 = 1000;
+
 pub fn descriptors_stay_as_many_as_they_were(start: Start<'_>) {
+    let wanted = std::env::var("VMM_REPETITIONS").map_or(REPETITIONS, |text| text.parse().unwrap());
     let device = negotiated(start);
     let driver = Driver::new(&device);
     let queue = driver.queue(0, SIZE, 0);
     let table = memory_table(&[(0, MEMORY, 0)]);
     let index = 0u64.to_ne_bytes();
     let mut before = 0;
-    for round in 0..1000u32 {
+    for round in 0..wanted {
         let memory = driver.memory.as_fd();
         assert!(device.ask(request::SET_MEM_TABLE, &table, &[memory]));
         assert!(device.ask(request::SET_VRING_CALL, &index, &[queue.call.as_fd()]));
