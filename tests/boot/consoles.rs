@@ -40,18 +40,18 @@ fn a_stock_guest_boots_and_has_a_shell_on_hvc0() -> Result<()> {
     // What is typed before the shell asks is thrown away by who starts it.
     person.sees(&running, "/ # ")?;
     // It is the kernel's console as well; what the shell repeats of the line has no number and no bracket before it.
-    person.types("dmesg -n 8; echo \"<1>from the kernel $((40 + 2))\" > /dev/kmsg");
+    person.types("dmesg -n 8; echo \"<1>from the kernel $((40 + 2))\" > /dev/kmsg")?;
     person.sees(&running, "] from the kernel 42")?;
-    person.types("echo answer $((6 * 7)) from $(tty)");
+    person.types("echo answer $((6 * 7)) from $(tty)")?;
     person.sees(&running, "answer 42 from /dev/hvc0")?;
-    person.types("echo to the second > /dev/hvc1; echo written $?");
+    person.types("echo to the second > /dev/hvc1; echo written $?")?;
     person.sees(&running, "written 0")?;
     // The driver may hand it on after the shell's write has returned.
     within("what was written to hvc1", || {
         let text = std::fs::read_to_string(&log).expect("its file");
         (text == "to the second\r\n").then_some(())
     })?;
-    person.types("exit");
+    person.types("exit")?;
     running.wait_for("left")?;
     let ended = running.wait()?;
     assert_eq!(ended.code(), Some(0), "{}", ended.everything());
@@ -68,11 +68,11 @@ fn a_console_goes_on_over_the_deaths_of_its_program() -> Result<()> {
     let mut person = Person::at(&listener).expect("vmm connects");
     // What is typed before the shell asks is thrown away by who starts it.
     person.sees(&running, "/ # ")?;
-    person.types("echo ready $((1 + 1))");
+    person.types("echo ready $((1 + 1))")?;
     person.sees(&running, "ready 2")?;
     person.types(&format!(
         "i=0; while [ $i -lt {LINES} ]; do echo \"<$i>\"; i=$((i + 1)); done; echo all $((2 + 2))"
-    ));
+    ))?;
     for kills in 1..=KILLS {
         // Spread over what is written, by what has been.
         person.sees(&running, &format!("<{}>", kills * LINES / (KILLS + 1)))?;
@@ -84,9 +84,9 @@ fn a_console_goes_on_over_the_deaths_of_its_program() -> Result<()> {
     person.sees(&running, "all 4")?;
     // Nothing that the guest wrote is missing; what was being written at a death may be there twice.
     in_order(&person.screen.text(), (0..LINES).map(|line| format!("<{line}>")));
-    person.types("echo still $((40 + 2))");
+    person.types("echo still $((40 + 2))")?;
     person.sees(&running, "still 42")?;
-    person.types("exit");
+    person.types("exit")?;
     running.wait_for("left")?;
     let ended = running.wait()?;
     assert_eq!(ended.code(), Some(0), "{}", ended.everything());
@@ -114,9 +114,9 @@ fn a_console_is_as_large_as_the_terminal_that_it_is_on() -> Result<()> {
     resize(&terminal, "43", "132");
     // Whose terminal it is gets this from the kernel; `vmm` has it as standard input alone.
     running.signal(Signal::SIGWINCH)?;
-    person.types("until [ \"$(stty size)\" = '43 132' ]; do sleep 1; done; echo as large $((1 + 1))");
+    person.types("until [ \"$(stty size)\" = '43 132' ]; do sleep 1; done; echo as large $((1 + 1))")?;
     person.sees(&running, "as large 2")?;
-    person.types("exit");
+    person.types("exit")?;
     running.wait_for("left")?;
     let ended = running.wait()?;
     assert_eq!(ended.code(), Some(0), "{}", ended.everything());

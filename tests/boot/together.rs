@@ -28,11 +28,11 @@ const UNTOUCHED: u64 = 80 * MEBIBYTE;
 /// What somebody does who sits at the guest's console.
 fn logs_in(person: &mut Person, running: &Running) -> Result<()> {
     person.sees(running, "login: ")?;
-    person.types("root");
+    person.types("root")?;
     person.sees(running, "Password: ")?;
-    person.types("let me in");
+    person.types("let me in")?;
     person.sees(running, "# ")?;
-    person.types("echo answer $((6 * 7)) to $(id -un) from $(tty)");
+    person.types("echo answer $((6 * 7)) to $(id -un) from $(tty)")?;
     person.sees(running, "answer 42 to root from /dev/hvc0")
 }
 

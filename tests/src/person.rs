@@ -43,7 +43,9 @@ impl Person {
     }
 
     /// Types a line.
-    pub fn types(&mut self, line: &str) {
-        self.typing.write_all(format!("{line}\n").as_bytes()).expect("the other end is open");
+    pub fn types(&mut self, line: &str) -> Result<()> {
+        self.typing
+            .write_all(format!("{line}\n").as_bytes())
+            .map_err(|error| Error::Unexpected(format!("the console is gone: {error}")))
     }
 }
