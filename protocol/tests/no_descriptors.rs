@@ -1,6 +1,5 @@
 //! A socket that is for none takes no descriptors, nor does what is accepted from it; where the kernel cannot do that, each
 //! says so and they arrive.
-#![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
