@@ -1,5 +1,6 @@
 //! What SECURITY.md claims, a test holds: a paragraph that starts with "Held by:" names the tests, each in
-//! backticks, and each of them exists as a `#[test]` function or as a test target with a harness of its own.
+//! backticks, and each of them exists: as a `#[test]` function, or as `target/name` in a target with a harness of its own,
+//! whose `main.rs` calls it by that name.
 
 use std::collections::BTreeSet;
 
@@ -7,10 +8,22 @@ use crate::syntax::Source;
 
 const MARK: &str = "Held by:";
 
-/// Names of all tests in the tree; `own_harnesses` are the targets that have no functions to name.
-pub fn tests(sources: &[Source], own_harnesses: Vec<String>) -> BTreeSet<String> {
+/// Names of all tests in the tree; `own_harnesses` are the targets that have no `#[test]` functions.
+pub fn tests(sources: &[Source], own_harnesses: &[String]) -> BTreeSet<String> {
     let functions = sources.iter().flat_map(Source::functions).filter(|f| f.is_test).map(|f| f.name);
-    functions.chain(own_harnesses).collect()
+    functions.chain(own_harnesses.iter().flat_map(|target| in_own_harness(sources, target))).collect()
+}
+
+/// The functions of a target that its `main.rs` has in its table of tests, by name: a pair of which the first is that name.
+/// What merely helps them is no test.
+fn in_own_harness(sources: &[Source], target: &str) -> Vec<String> {
+    let folder = format!("/tests/{target}/");
+    let of_target = || sources.iter().filter(|source| source.path.contains(&folder));
+    let main = of_target().find(|source| source.path.ends_with("/main.rs"));
+    let table: String = main.map(|main| main.text.split_whitespace().collect()).unwrap_or_default();
+    let functions = of_target().flat_map(Source::functions).map(|function| function.name);
+    let named = functions.filter(|name| table.contains(&format!("(\"{name}\",")));
+    named.map(|name| format!("{target}/{name}")).collect()
 }
 
 /// Claims that name no test, or one that does not exist.
@@ -58,15 +71,25 @@ mod tests {
 
     fn known() -> BTreeSet<String> {
         let text = "#[test]\nfn refuses_exec() {}\nfn refuses_open() {}";
-        tests(&[Source::lex("a.rs", text.to_owned()).unwrap()], vec!["escape".to_owned()])
+        let own = "const ALL: T = [(\n\"refuses_fork\",\nrefuses_fork)];";
+        let functions = "fn refuses_fork() { forks() } fn forks() {}";
+        let sources = [("a.rs", text), ("x/tests/escape/main.rs", own), ("x/tests/escape/b.rs", functions)];
+        tests(
+            &sources.map(|(path, text)| Source::lex(path, text.to_owned()).unwrap()),
+            &["escape".to_owned()],
+        )
     }
 
     #[test]
     fn a_claim_needs_tests_that_exist() {
         assert_eq!(
-            violations("No exec.\nHeld by: `refuses_exec`, `escape`.\n", &known()),
+            violations("No exec.\nHeld by: `refuses_exec`, `escape/refuses_fork`.\n", &known()),
             Vec::<String>::new()
         );
+        for none in ["escape", "escape/forks", "escape/refuses_exec", "refuses_fork"] {
+            let claim = format!("Held by: `{none}`.");
+            assert_eq!(violations(&claim, &known()), [format!("SECURITY.md:1: there is no test `{none}`")]);
+        }
         assert_eq!(
             violations("Held by: `refuses_exec`,\n`refuses_fork`.\n\n`unrelated`", &known()),
             ["SECURITY.md:1: there is no test `refuses_fork`"]

@@ -136,16 +136,14 @@ fn nothing_committed_names_a_machine() -> Checked {
 #[test]
 fn each_claim_of_security_names_a_test_that_exists() -> Checked {
     let tree = Tree::of_repository()?;
-    let tests = claims::tests(&tree.sources()?, manifests::own_harnesses(&tree)?);
+    let tests = claims::tests(&tree.sources()?, &manifests::own_harnesses(&tree)?);
     none(claims::violations(&tree.text("SECURITY.md")?, &tests))
 }
 
 #[test]
 fn each_thing_that_attackers_try_is_tried_by_a_test() -> Checked {
     let tree = Tree::of_repository()?;
-    let (sources, own) = (tree.sources()?, manifests::own_harnesses(&tree)?);
-    let mut tests = claims::tests(&sources, own.clone());
-    tests.extend(hostile::of_own_harnesses(&sources, &own));
+    let tests = claims::tests(&tree.sources()?, &manifests::own_harnesses(&tree)?);
     none(hostile::violations(&tree.text(hostile::LIST)?, &tests))
 }
 

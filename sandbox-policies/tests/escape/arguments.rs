@@ -25,7 +25,7 @@ const OTHERS: u64 = 0x5a5a_5a5a;
 const NOT_CONFINED: i32 = 3;
 
 /// Tries each stage of each program.
-pub fn run(_who: &str) -> Result<Count, String> {
+pub fn each_condition_is_tried_with_wrong_values(_who: &str) -> Result<Count, String> {
     let mut count = Count::default();
     let mut tried = 0_usize;
     for program in Program::ALL {

@@ -37,7 +37,7 @@ const INSIDE: &str = "inside";
 static HANDLE: [u32; 4] = [8, 1, 0, 0];
 
 /// All cases of this module.
-pub fn run(who: &str) -> Result<Count, String> {
+pub fn a_directory_is_the_root_and_nothing_else_is_reached(who: &str) -> Result<Count, String> {
     let mut count = Count::default();
     for (name, readonly) in [("a directory to write", false), ("a directory to read", true)] {
         count.add(&format!("{who} {name}"), served(readonly));

@@ -158,7 +158,7 @@ pub fn hand_memory(control: &OwnedFd, sealed: bool) -> nix::Result<()> {
 }
 
 /// Makes all attempts in all confinements; prints a row for each attempt.
-pub fn run(who: &str) -> Result<Count, String> {
+pub fn each_escape_is_refused_in_each_confinement(who: &str) -> Result<Count, String> {
     let mut count = Count::default();
     for (index, attempt) in attempts::all().enumerate() {
         let mut row = format!("{who} {:<24} {:<44}", attempt.row, attempt.name);

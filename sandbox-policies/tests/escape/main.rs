@@ -40,6 +40,31 @@ const BYSTANDER: &str = "bystander";
 /// How this program ends when an attempt has executed it.
 const EXECUTED: u8 = 42;
 
+/// A test: what it tried as whom, or why it could not go on.
+type Test = fn(&str) -> Result<Count, String>;
+
+/// Those that are done by an ordinary user as well, by name.
+const AS_EACH: [(&str, Test); 5] = [
+    (
+        "a_directory_is_the_root_and_nothing_else_is_reached",
+        directory::a_directory_is_the_root_and_nothing_else_is_reached,
+    ),
+    ("what_cannot_be_confined_is_not_spawned", spawning::what_cannot_be_confined_is_not_spawned),
+    ("a_killed_spawner_takes_its_child_along", orphan::a_killed_spawner_takes_its_child_along),
+    ("each_probe_is_confined_as_written", posture::each_probe_is_confined_as_written),
+    ("each_escape_is_refused_in_each_confinement", driver::each_escape_is_refused_in_each_confinement),
+];
+
+/// Those that are done once: a filter does the same to everybody, and the matrix is an ordinary user's in either case.
+const ONCE: [(&str, Test); 3] = [
+    ("each_condition_is_tried_with_wrong_values", arguments::each_condition_is_tried_with_wrong_values),
+    ("a_filter_that_logs_has_a_tracer_or_refuses", logging::a_filter_that_logs_has_a_tracer_or_refuses),
+    (
+        "each_escape_is_stopped_by_the_layers_of_the_matrix",
+        layers::each_escape_is_stopped_by_the_layers_of_the_matrix,
+    ),
+];
+
 /// Passed and failed.
 #[derive(Clone, Copy, Default)]
 pub struct Count {
@@ -87,28 +112,12 @@ fn main() -> ExitCode {
         return if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     let who = if geteuid().is_root() { "root" } else { "user" };
-    let mut count = Count::default();
-    for group in [directory::run, spawning::run, orphan::run, posture::run, driver::run] {
-        match group(who) {
-            Ok(more) => count = count.join(more),
-            Err(error) => count.add(who, Err(error)),
-        }
-    }
+    let mut count = all(&AS_EACH, who);
     if arguments.get(1).is_some_and(|argument| argument == AS_USER) {
         println!("{} {}", count.passed, count.failed);
         return ExitCode::SUCCESS;
     }
-    // Once: a filter does the same to everybody.
-    match arguments::run(who) {
-        Ok(more) => count = count.join(more),
-        Err(error) => count.add("arguments", Err(error)),
-    }
-    count = count.join(logging::run());
-    // Once: it is an ordinary user's in either case.
-    match layers::run(who) {
-        Ok(more) => count = count.join(more),
-        Err(error) => count.add("matrix", Err(error)),
-    }
+    count = count.join(all(&ONCE, who));
     if geteuid().is_root() {
         match as_user() {
             Ok(more) => count = count.join(more),
@@ -117,6 +126,17 @@ fn main() -> ExitCode {
     }
     println!("escape: {} passed, {} failed", count.passed, count.failed);
     if count.failed == 0 && count.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn all(tests: &[(&str, Test)], who: &str) -> Count {
+    let mut count = Count::default();
+    for (name, test) in tests {
+        match test(who) {
+            Ok(more) => count = count.join(more),
+            Err(error) => count.add(&format!("{who} {name}"), Err(error)),
+        }
+    }
+    count
 }
 
 /// What this program is to do when it runs itself, and how that went.

@@ -21,7 +21,7 @@ pub const SPAWNER: &str = "--spawner";
 const PATIENCE: u16 = 20_000;
 
 /// The only case of this module.
-pub fn run(who: &str) -> Result<Count, String> {
+pub fn a_killed_spawner_takes_its_child_along(who: &str) -> Result<Count, String> {
     let mut count = Count::default();
     count.add(&format!("{who} a killed spawner takes its child along"), killed());
     Ok(count)

@@ -13,7 +13,7 @@ use crate::expectations::{
 use crate::probe::POSE;
 
 /// Reads and compares one probe of each program.
-pub fn run(who: &str) -> Result<Count, String> {
+pub fn each_probe_is_confined_as_written(who: &str) -> Result<Count, String> {
     let mut count = Count::default();
     for expectation in &EXPECTATIONS {
         let mut probe = Probe::start(expectation.program, expectation.stage, POSE, Requirement::Required)?;

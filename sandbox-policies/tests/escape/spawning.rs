@@ -27,7 +27,7 @@ const RIGHTLESS: &str = "rights in";
 const KINDS: [&str; 7] = ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"];
 
 /// All cases of this module.
-pub fn run(who: &str) -> Result<Count, String> {
+pub fn what_cannot_be_confined_is_not_spawned(who: &str) -> Result<Count, String> {
     let mut count = Count::default();
     count.add(&format!("{who} spawn of what is no program"), no_program());
     count.add(&format!("{who} spawn with a zero byte"), zero_byte());

@@ -67,7 +67,7 @@ pub struct Row {
 }
 
 /// Runs the matrix in a jail.
-pub fn run(who: &str) -> Result<Count, String> {
+pub fn each_escape_is_stopped_by_the_layers_of_the_matrix(who: &str) -> Result<Count, String> {
     let mut count = Count::default();
     for line in jail::jailed()?.lines() {
         match (line.strip_prefix(PASSED), line.strip_prefix("FAILED ")) {

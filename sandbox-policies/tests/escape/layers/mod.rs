@@ -13,7 +13,7 @@ use sandbox_policies::{Error, Program, Report, Root, Stage, limit_processes, sta
 
 pub use host::system_calls;
 pub use jail::{ATTEMPT, JAIL, MATRIX, WITHIN, attempt, enter, within};
-pub use matrix::{inside, run};
+pub use matrix::{each_escape_is_stopped_by_the_layers_of_the_matrix, inside};
 
 use host::{capabilities, landlock, limits, process, root};
 
