@@ -53,7 +53,7 @@ fn stops(all: &[Value], what: &str, code: i32, says: &str) {
 fn a_host_that_runs_machines_has_every_layer() -> Result<()> {
     let all = found(doctor(&[])?, 0)?;
     holds(&all, &["KVM", "guest memory", "namespaces", "confinement", "virtual machine", "launcher"]);
-    for device in ["blk", "rng", "net", "console", "pmem", "balloon", "fs", "vsock"] {
+    for device in ["blk", "blk-qcow2", "rng", "net", "console", "pmem", "balloon", "fs", "vsock"] {
         let name = format!("device-{device}");
         holds(&all, &[&name]);
         // Those that want a directory are only looked for.

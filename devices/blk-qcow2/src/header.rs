@@ -13,7 +13,7 @@ use crate::file::ImageFile;
 
 const MAGIC: u32 = 0x5146_49fb;
 /// Bytes of a header of version 3; one of version 2 has 72.
-const VERSION_3: usize = 104;
+pub const VERSION_3: usize = 104;
 /// 512 bytes to 2 MiB, as QEMU has it.
 const CLUSTER_BITS: std::ops::RangeInclusive<u32> = 9..=21;
 /// Of the L1 and of the refcount table, as QEMU has it: 32 MiB each.

@@ -350,11 +350,15 @@ impl Medium for Image {
         Ok(self.header.size)
     }
 
-    /// The header's own fields are those of the start: nobody who serves an image changes its size.
+    /// Of the header, what the guest was told is that of the start: nobody who serves an image changes its size. Where the
+    /// counts are another may have changed since.
     fn started(&self) {
         let mut opened = self.opened();
         if opened.qcow2.is_some() {
             return;
+        }
+        if let Err(errno) = self.tables.reread() {
+            return log_line(format_args!("every request fails: the qcow2 image cannot be read: {errno}"));
         }
         match Qcow2::<Tables>::open_image(self.tables.clone(), !self.readonly) {
             Ok(mut qcow2) => {

@@ -29,7 +29,7 @@ use imago::storage::drivers::CommonStorageHelper;
 use nix::errno::Errno;
 
 use crate::file::ImageFile;
-use crate::header::Header;
+use crate::header::{Header, VERSION_3};
 
 /// Bytes of an entry of any table.
 const ENTRY: usize = 8;
@@ -78,6 +78,18 @@ impl Tables {
             references: Vec::new(),
         };
         Self(Arc::new(Shared { file, order: Mutex::new(order), helper: CommonStorageHelper::default() }))
+    }
+
+    /// Looks where the refcount table is by now.
+    ///
+    /// # Errors
+    /// The host's, or EINVAL when the header says nothing that could be.
+    pub fn reread(&self) -> Result<(), Errno> {
+        let mut bytes = [0; VERSION_3];
+        self.0.file.read(&mut bytes, 0)?;
+        let mut order = self.order();
+        order.header.refcounts = Header::refcounts(&bytes, order.header.cluster_bits).ok_or(Errno::EINVAL)?;
+        Ok(())
     }
 
     /// The file, for the guest's data.

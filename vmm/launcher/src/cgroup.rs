@@ -5,6 +5,7 @@
 use std::fmt::{self, Display, Formatter};
 use std::os::fd::{AsFd, BorrowedFd};
 
+use sandbox_policies::Program;
 use sandbox_policies::cgroup::{Delegated, Group, Limits};
 
 use crate::error::Error;
@@ -15,6 +16,8 @@ use crate::machine::Machine;
 const SPARE_TASKS: u64 = 16;
 /// Memory of a program beyond the guest's.
 const SPARE_MEMORY: u64 = 64 << 20;
+/// The same of one that keeps tables of an image: as many as there are with the largest clusters.
+const SPARE_MEMORY_FOR_TABLES: u64 = 768 << 20;
 /// A page table, KVM's or a device's own, is a 512th of what it maps; KVM keeps as much again for each.
 const TABLES: u64 = 128;
 
@@ -36,10 +39,18 @@ impl ControlGroups {
         }
     }
 
-    /// A group for a program that has so many threads of its own making.
-    pub fn group(&self, machine: &Machine, name: &str, threads: u64) -> Result<Option<Group>, Error> {
+    /// A group of this name for processes of `program`, which have so many threads of their own making.
+    pub fn group(
+        &self,
+        machine: &Machine,
+        name: &str,
+        program: Program,
+        threads: u64,
+    ) -> Result<Option<Group>, Error> {
         match self {
-            Self::In(delegated) => Ok(Some(delegated.limited(name, &limits(machine.memory.0, threads))?)),
+            Self::In(delegated) => {
+                Ok(Some(delegated.limited(name, &limits(program, machine.memory.0, threads))?))
+            }
             Self::None => Ok(None),
         }
     }
@@ -63,8 +74,12 @@ impl Display for ControlGroups {
 }
 
 /// A page of guest memory counts for whoever touched it first, the core or any device: each may have touched all.
-fn limits(guest_memory: u64, threads: u64) -> Limits {
-    let memory = guest_memory.saturating_add(guest_memory / TABLES).saturating_add(SPARE_MEMORY);
+fn limits(program: Program, guest_memory: u64, threads: u64) -> Limits {
+    let spare = match program {
+        Program::DeviceBlkQcow2 => SPARE_MEMORY_FOR_TABLES,
+        _ => SPARE_MEMORY,
+    };
+    let memory = guest_memory.saturating_add(guest_memory / TABLES).saturating_add(spare);
     Limits { tasks: threads.saturating_add(SPARE_TASKS), memory }
 }
 
@@ -74,8 +89,9 @@ mod tests {
 
     #[test]
     fn whoever_touches_all_of_guest_memory_is_within_its_limit() {
-        let small = limits(128 << 20, 2);
+        let small = limits(Program::DeviceBlk, 128 << 20, 2);
         assert_eq!((small.tasks, small.memory), (18, (128 + 1 + 64) << 20));
-        assert!(limits(u64::MAX, u64::MAX).memory == u64::MAX);
+        assert!(limits(Program::Core, u64::MAX, u64::MAX).memory == u64::MAX);
+        assert!(limits(Program::DeviceBlkQcow2, 128 << 20, 2).memory > small.memory);
     }
 }

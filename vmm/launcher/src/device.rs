@@ -123,7 +123,7 @@ impl Device {
 /// Who serves a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BackEnd {
-    /// `device-blk`.
+    /// `device-blk`, or `device-blk-qcow2` where the user said so.
     Blk(Blk),
     /// `device-net`.
     Net(Net),
@@ -161,7 +161,7 @@ impl BackEnd {
     /// The program of ours that serves it.
     pub fn program(&self) -> Option<Program> {
         match self {
-            BackEnd::Blk(_) => Some(Program::DeviceBlk),
+            BackEnd::Blk(blk) => Some(blk.format.program()),
             BackEnd::Net(_) => Some(Program::DeviceNet),
             BackEnd::Rng(_) => Some(Program::DeviceRng),
             BackEnd::Console(_) => Some(Program::DeviceConsole),
@@ -174,11 +174,32 @@ impl BackEnd {
     }
 }
 
-/// A disk that `device-blk` serves.
+/// How the sectors of a disk are in its file. Said by the user and never looked for: what is in a raw disk its guest writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// As they are.
+    Raw,
+    /// A qcow2 image.
+    Qcow2,
+}
+
+impl Format {
+    /// The program that serves it.
+    fn program(self) -> Program {
+        match self {
+            Format::Raw => Program::DeviceBlk,
+            Format::Qcow2 => Program::DeviceBlkQcow2,
+        }
+    }
+}
+
+/// A disk that a program of ours serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blk {
     /// The image or block device.
     pub path: PathBuf,
+    /// What it is.
+    pub format: Format,
     /// Whether to claim it against other programs.
     pub lock: bool,
     /// What the program is told.
@@ -359,6 +380,7 @@ impl<'a> Options<'a> {
 
     fn blk(&mut self, queues: Option<u16>, queue_size: u16) -> Result<Blk, Error> {
         let path = self.text("path").filter(|path| !path.is_empty());
+        let format = self.format()?;
         let serial = self.text("serial").unwrap_or_default();
         let printable = serial.bytes().all(|byte| (b' '..=b'~').contains(&byte));
         if serial.len() > limits::MAX_SERIAL || !printable {
@@ -378,7 +400,21 @@ impl<'a> Options<'a> {
         let lock = self.switch("lock", true)?;
         self.nothing_misspelt(true)?;
         let path = path.ok_or_else(|| self.wrong("neither path=FILE nor socket=PATH is given".to_owned()))?;
-        Ok(Blk { path: PathBuf::from(path), lock, options })
+        if format == Format::Qcow2 && options.direct {
+            let text = "direct=on: a qcow2 image is not served with direct I/O; leave it out".to_owned();
+            return Err(self.wrong(text));
+        }
+        Ok(Blk { path: PathBuf::from(path), format, lock, options })
+    }
+
+    fn format(&mut self) -> Result<Format, Error> {
+        match self.text("format") {
+            None | Some("raw") => Ok(Format::Raw),
+            Some("qcow2") => Ok(Format::Qcow2),
+            Some(other) => Err(self.wrong(format!(
+                "format={other} is neither raw nor qcow2; qemu-img convert makes either of other formats"
+            ))),
+        }
     }
 
     fn rng(&mut self, queues: Option<u16>) -> Result<PathBuf, Error> {

@@ -195,7 +195,10 @@ fn of_device(executable: &Executable, null: &std::os::fd::OwnedFd) -> Result<Fin
 
 fn without_device(program: Program, found: String) -> Finding {
     let name = program.name();
-    let kind = name.strip_prefix("device-").unwrap_or(name);
+    let kind = match program {
+        Program::DeviceBlkQcow2 => "blk,format=qcow2",
+        _ => name.strip_prefix("device-").unwrap_or(name),
+    };
     let costs = format!("--device {kind} is refused");
     Finding::lacks(name, found, &costs, "install the whole of vmm, of one version")
 }

@@ -6,7 +6,7 @@ use protocol::memory_layout;
 use sandbox_policies::Program;
 
 use crate::config::{Console, HugePages, Speculation};
-use crate::device::{BackEnd, Blk, Device, Interface, Net, Pmem};
+use crate::device::{BackEnd, Blk, Device, Format, Interface, Net, Pmem};
 use crate::handover;
 use crate::inputs::{Inputs, Resource};
 use crate::machine::Machine;
@@ -127,7 +127,13 @@ fn opened_disk(device: &Device, blk: &Blk, size: u64) -> String {
         (true, true) => "locked for readers",
         (true, false) => "locked for one writer",
     };
-    format!("open   {} for {access}{direct}, {lock}: {}, {size} bytes", blk.path.display(), device.name)
+    let (path, name) = (blk.path.display(), &device.name);
+    let content = match blk.format {
+        Format::Raw => format!("{size} bytes"),
+        // How large the disk is its program reads.
+        Format::Qcow2 => format!("a qcow2 image of {size} bytes"),
+    };
+    format!("open   {path} for {access}{direct}, {lock}: {name}, {content}")
 }
 
 fn opened_memory(device: &Device, pmem: &Pmem, resource: &Resource) -> String {

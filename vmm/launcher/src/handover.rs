@@ -91,14 +91,14 @@ pub fn hand_over(
     let mut made = Vec::new();
     for device in &machine.devices {
         made.push(match device.back_end.program() {
-            Some(_) => groups.group(machine, &device.name, threads(machine, device))?,
+            Some(program) => groups.group(machine, &device.name, program, threads(machine, device))?,
             None => None,
         });
     }
     let name = inputs.core.program.name();
     // A thread for each vCPU and one for each front end.
     let threads = u64::from(machine.cpus).saturating_add(machine.devices.len() as u64);
-    let core_group = groups.group(machine, name, threads)?;
+    let core_group = groups.group(machine, name, inputs.core.program, threads)?;
     let devices = device_processes(machine, inputs, &made)?;
     let restarts = machine.devices.iter().any(|device| device.on_failure == OnFailure::Restart);
     let sockets: Vec<(u8, &Path)> = machine.devices.iter().filter_map(socket).collect();

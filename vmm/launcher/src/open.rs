@@ -20,7 +20,7 @@ use nix::libc;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
-use crate::device::Blk;
+use crate::device::{Blk, Format};
 use crate::error::Error;
 use crate::exit_code::Code;
 use crate::listening::Listening;
@@ -138,7 +138,8 @@ pub fn file_identity(what: &'static str, path: &Path) -> Result<(u64, u64), Erro
     Ok((metadata.dev(), metadata.ino()))
 }
 
-/// A raw image or block device, checked, and claimed unless the user said `lock=off`.
+/// An image or block device, checked, and claimed unless the user said `lock=off`. What is in it is its program's to read:
+/// an image may be made to harm whoever parses it.
 pub fn disk(blk: &Blk) -> Result<Disk, Error> {
     let path = blk.path.as_path();
     let what = if blk.options.readonly { "open disk for reading" } else { "open disk" };
@@ -146,7 +147,7 @@ pub fn disk(blk: &Blk) -> Result<Disk, Error> {
     let io = |error: std::io::Error| wrong(what, path, &error, Code::Resource);
     let kind = std::fs::metadata(path).map_err(io)?.file_type();
     if !kind.is_file() && !kind.is_block_device() {
-        return Err(refused(&format!("it is {}; a disk is a raw image or a block device", name_of(kind))));
+        return Err(refused(&format!("it is {}; a disk is an image or a block device", name_of(kind))));
     }
     let exclusive = blk.lock && !blk.options.readonly && kind.is_block_device();
     let mut file = OpenOptions::new()
@@ -166,14 +167,7 @@ pub fn disk(blk: &Blk) -> Result<Disk, Error> {
         })?;
     let size = file.seek(SeekFrom::End(0)).map_err(io)?;
     file.rewind().map_err(io)?;
-    if size == 0 {
-        return Err(refused("it is empty; make it as large as the disk shall be, with truncate -s"));
-    }
-    if !size.is_multiple_of(SECTOR) {
-        return Err(refused(&format!(
-            "its size of {size} bytes is not a multiple of {SECTOR}; is it a raw image?"
-        )));
-    }
+    check_size(size, blk.format).map_err(|why| refused(&why))?;
     if blk.lock {
         claim(&file, blk.options.readonly).map_err(|errno| match errno {
             Errno::EAGAIN | Errno::EACCES => {
@@ -183,6 +177,21 @@ pub fn disk(blk: &Blk) -> Result<Disk, Error> {
         })?;
     }
     Ok(Disk { fd: file.into(), size })
+}
+
+fn check_size(size: u64, format: Format) -> Result<(), String> {
+    match format {
+        Format::Raw if size == 0 => {
+            Err("it is empty; make it as large as the disk shall be, with truncate -s".to_owned())
+        }
+        Format::Raw if !size.is_multiple_of(SECTOR) => Err(format!(
+            "its size of {size} bytes is not a multiple of {SECTOR}; is it a raw image, or is format=qcow2 missing?"
+        )),
+        Format::Qcow2 if size == 0 => {
+            Err("it is empty; make an image of it with qemu-img create -f qcow2".to_owned())
+        }
+        Format::Raw | Format::Qcow2 => Ok(()),
+    }
 }
 
 /// What a disk is opened with beside the access mode.
@@ -369,7 +378,7 @@ mod tests {
             queue_size: 256,
             discard: true,
         };
-        Blk { path: path.to_owned(), lock, options }
+        Blk { path: path.to_owned(), format: Format::Raw, lock, options }
     }
 
     #[test]

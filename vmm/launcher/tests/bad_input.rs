@@ -122,6 +122,44 @@ fn a_disk_that_is_empty_or_no_disk() {
 }
 
 #[test]
+fn a_format_that_is_none_or_does_not_go_with_the_rest() {
+    let folder = Folder::new();
+    let disk = folder.disk("disk.raw", 4096);
+    let vmm = |options: &str| folder.vmm(&[blk(&disk, options)]);
+    refused(vmm(",format=vmdk"), USAGE, &["blk0", "format=vmdk", "neither raw nor qcow2"]);
+    refused(vmm(",format="), USAGE, &["blk0", "neither raw nor qcow2"]);
+    refused(vmm(",formt=qcow2"), USAGE, &["'formt'", "'format'"]);
+    refused(vmm(",format=qcow2,direct=on"), USAGE, &["blk0", "direct=on", "qcow2"]);
+    let empty = folder.disk("empty.qcow2", 0);
+    let empty = folder.vmm(&[blk(&empty, ",format=qcow2")]);
+    refused(empty, RESOURCE, &["empty.qcow2", "it is empty", "qemu-img create"]);
+    let odd = folder.disk("odd.qcow2", 1000);
+    refused(folder.vmm(&[blk(&odd, "")]), RESOURCE, &["odd.qcow2", "1000", "format=qcow2"]);
+    let nowhere = folder.vmm(&[blk(Path::new("/proc"), ",format=qcow2")]);
+    refused(nowhere, RESOURCE, &["/proc", "a directory"]);
+    // One file is one, whatever it is said to be.
+    let both = folder.vmm(&[blk(&disk, ""), blk(&disk, ",format=qcow2")]);
+    refused(both, USAGE, &["blk1", "blk0"]);
+}
+
+#[test]
+fn a_dry_run_says_what_a_disk_is_taken_for_and_who_serves_it() {
+    let folder = Folder::new();
+    let disk = folder.disk("disk", 4096);
+    for (format, program, content) in [
+        ("", "device-blk;", "4096 bytes"),
+        (",format=raw", "device-blk;", "4096 bytes"),
+        (",format=qcow2", "device-blk-qcow2;", "a qcow2 image of 4096 bytes"),
+    ] {
+        let mut command = folder.vmm(&[blk(&disk, format), "--dry-run".to_owned()]);
+        let output = command.arg("--console=none").output().expect("vmm runs");
+        let plan = String::from_utf8(output.stdout).expect("text");
+        let program = format!("policy {program}").replace(';', ",");
+        assert!(output.status.success() && plan.contains(&program) && plan.contains(content), "{plan}");
+    }
+}
+
+#[test]
 fn one_disk_for_two_devices() {
     let folder = Folder::new();
     let disk = folder.disk("disk.raw", 4096);

@@ -310,6 +310,20 @@ fn nothing_is_served_before_it_began_and_nothing_opened_is_written_to() {
     assert_eq!(read(&image, 0, 512), [1; 512]);
 }
 
+#[test]
+fn a_refcount_table_that_the_predecessor_moved_is_the_successors() {
+    let mut first = Served::new(SHORT_BLOCKS.empty(), SHORT_BLOCKS);
+    let file = first.image.tables.file().descriptor().try_clone().unwrap();
+    let second = Image::of(ImageFile::new(file), false).unwrap();
+    let before = second.tables.refcounts();
+    for index in 0..SHORT_BLOCKS.size / (64 << 10) {
+        first.perform(Op::Write(index * (64 << 10), 64 << 10, index as u8 | 1));
+    }
+    second.started();
+    assert_ne!(second.tables.refcounts(), before);
+    assert_eq!(second.tables.refcounts(), first.image.tables.refcounts());
+}
+
 /// An image whose first cluster of the guest's is compressed: stored, in the words of deflate.
 fn compressed() -> (Vec<u8>, Vec<u8>) {
     let shape = BIG_CLUSTERS;

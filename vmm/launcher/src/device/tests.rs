@@ -31,8 +31,28 @@ fn a_disk_has_the_options_that_it_was_given() {
         queue_size: 128,
         discard: false,
     };
-    assert_eq!(device.back_end, BackEnd::Blk(Blk { path: PathBuf::from("d"), lock: false, options }));
+    assert_eq!(
+        device.back_end,
+        BackEnd::Blk(Blk { path: PathBuf::from("d"), format: Format::Raw, lock: false, options })
+    );
     assert_eq!((device.queues, device.queue_size), (2, 128));
+}
+
+#[test]
+fn a_disk_is_raw_unless_something_else_is_said() {
+    let format = |word: &str| match parsed(&[word]).unwrap().remove(0).back_end {
+        BackEnd::Blk(blk) => blk.format,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(format("blk,path=disk.qcow2"), Format::Raw);
+    assert_eq!(format("blk,path=d,format=raw,direct=on"), Format::Raw);
+    assert_eq!(format("blk,path=d,format=qcow2"), Format::Qcow2);
+    assert!(refused("blk,path=d,format=vmdk").contains("neither raw nor qcow2"));
+    assert!(refused("blk,path=d,format=qcow2,direct=on").contains("direct=on"));
+    assert!(refused("blk,socket=/s,format=qcow2").contains("unknown option 'format'"));
+    let programs = ["blk,path=d", "blk,path=d,format=qcow2"]
+        .map(|word| parsed(&[word]).unwrap().remove(0).back_end.program());
+    assert_eq!(programs, [Some(Program::DeviceBlk), Some(Program::DeviceBlkQcow2)]);
 }
 
 #[test]
