@@ -11,7 +11,10 @@ use crate::driver::{
 };
 use crate::guest::Guest;
 use crate::house::{House, Who};
+use crate::image_file::{Image, Shape};
 
+/// As the launcher's table of exit codes has it.
+const DEVICE_FAILED: i32 = 7;
 /// What the image holds before.
 const BEFORE: u8 = 0x5A;
 
@@ -23,23 +26,32 @@ fn sectors(image: &[u8], sector: u64) -> &[u8] {
 
 fn serve_all(house: &House, options: &str) -> Result<()> {
     fs::write(house.disk(), vec![BEFORE; 1 << 20]).expect("an image");
+    drive(house, options)?;
+    holds_what_was_written(&fs::read(house.disk()).expect("an image"), BEFORE);
+    house.check_left()
+}
+
+fn drive(house: &House, options: &str) -> Result<()> {
     let options = format!(",serial=tiny{options}");
     let ended = house.start_with(Guest::DrivesAndPowersOff, None, &options)?.wait()?;
     assert_eq!(ended.code(), Some(0), "{}", ended.everything());
     assert_eq!(ended.said(DONE)?, "0".repeat(COUNT), "{}", ended.everything());
-    let image = fs::read(house.disk()).expect("an image");
+    Ok(())
+}
+
+/// And everywhere else what there was `before`.
+fn holds_what_was_written(image: &[u8], before: u8) {
     for place in [WRITTEN, COPIED] {
-        assert!(sectors(&image, place).iter().all(|byte| *byte == PATTERN), "sector {place}");
+        assert!(sectors(image, place).iter().all(|byte| *byte == PATTERN), "sector {place}");
     }
     for place in [ZEROED, UNMAPPED] {
-        assert!(sectors(&image, place).iter().all(|byte| *byte == 0), "sector {place}");
+        assert!(sectors(image, place).iter().all(|byte| *byte == 0), "sector {place}");
     }
     // Discarded sectors hold what the host likes, the others what they held.
-    assert_eq!(&sectors(&image, IDENTIFIED)[..20], b"tiny\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
+    assert_eq!(&sectors(image, IDENTIFIED)[..20], b"tiny\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
     for place in [0, DISCARDED - u64::from(SECTORS), UNMAPPED + u64::from(SECTORS)] {
-        assert!(sectors(&image, place).iter().all(|byte| *byte == BEFORE), "sector {place}");
+        assert!(sectors(image, place).iter().all(|byte| *byte == before), "sector {place}");
     }
-    house.check_left()
 }
 
 #[test]
@@ -58,4 +70,64 @@ fn direct_io_is_served_under_the_filters() -> Result<()> {
     // I/O.
     let house = House::within(Who::Caller, Path::new(env!("CARGO_TARGET_TMPDIR")))?;
     serve_all(&house, ",direct=on")
+}
+
+/// Of the same size, with nothing in it.
+fn qcow2() -> Vec<u8> {
+    Shape { cluster_bits: 16, refcount_order: 4, size: 1 << 20 }.empty()
+}
+
+#[test]
+fn a_qcow2_image_is_served_under_the_filters() -> Result<()> {
+    let house = House::new(Who::OrdinaryUser)?;
+    fs::write(house.disk(), qcow2()).expect("an image");
+    drive(&house, ",format=qcow2")?;
+    let image = Image { bytes: fs::read(house.disk()).expect("an image") };
+    assert_eq!(image.check(), Ok(0));
+    holds_what_was_written(&image.content(0, 1 << 20), 0);
+    house.check_left()
+}
+
+/// What is on a raw disk its guest writes.
+#[test]
+fn a_qcow2_image_is_a_raw_disk_where_nothing_is_said() -> Result<()> {
+    let house = House::new(Who::Caller)?;
+    fs::write(house.disk(), [qcow2(), vec![0; 1 << 20]].concat()).expect("an image");
+    drive(&house, "")?;
+    let image = fs::read(house.disk()).expect("an image");
+    assert!(sectors(&image, WRITTEN).iter().all(|byte| *byte == PATTERN));
+    assert_eq!(image[..8], qcow2()[..8]);
+    house.check_left()
+}
+
+#[test]
+fn a_qcow2_image_that_is_not_served_ends_the_machine_and_is_as_it_was() -> Result<()> {
+    let with = |at: usize, value: u8| {
+        let mut bytes = qcow2();
+        bytes[at] = value;
+        bytes
+    };
+    let house = House::new(Who::OrdinaryUser)?;
+    for (bytes, says) in [
+        (vec![0; 1 << 20], "is none"),
+        (with(7, 9), "another version"),
+        (with(15, 1), "backing file"),
+        (with(79, 1), "marked dirty"),
+    ] {
+        fs::write(house.disk(), &bytes).expect("an image");
+        let ended = house.start_with(Guest::PowersOff, None, ",format=qcow2")?.wait()?;
+        assert_eq!(
+            (ended.code(), ended.console.as_str()),
+            (Some(DEVICE_FAILED), ""),
+            "{}",
+            ended.everything()
+        );
+        // The program's own line in the log, and the reason for the end.
+        let lines: Vec<&str> = ended.log.lines().map(|line| line.trim_start_matches("vmm: ")).collect();
+        assert!(matches!(lines[..], [own, reason] if own == reason), "{}", ended.log);
+        assert!(lines[0].starts_with("blk0: the qcow2 image ") && lines[0].contains(says), "{}", ended.log);
+        assert!(fs::read(house.disk()).expect("an image") == bytes);
+        house.check_left()?;
+    }
+    Ok(())
 }

@@ -24,6 +24,10 @@ mod hand_over;
 #[cfg(test)]
 mod house;
 #[cfg(test)]
+#[path = "../../devices/blk-qcow2/tests/image_file/mod.rs"]
+#[expect(clippy::cast_possible_truncation, reason = "small numbers of our own")]
+mod image_file;
+#[cfg(test)]
 mod in_force;
 #[cfg(test)]
 mod inspect;

@@ -16,12 +16,13 @@ use system_tests::{Result, Running, within};
 
 use crate::driver::DONE;
 use crate::expectations::{
-    CORE, DEVICE_BALLOON, DEVICE_BLK, DEVICE_CONSOLE, DEVICE_CONSOLE_OF_TWO_PORTS, DEVICE_FS, DEVICE_NET,
-    DEVICE_NET_ON_A_STREAM, DEVICE_PMEM, DEVICE_RNG, DEVICE_VSOCK, DIRECTORY_MOUNT, Expectation, IDS,
-    KERNEL_THREAD, LAUNCHER, MOUNT, NAMESPACES, SPAWNER, SPAWNER_CAPABILITIES, UMASK,
+    CORE, DEVICE_BALLOON, DEVICE_BLK, DEVICE_BLK_QCOW2, DEVICE_CONSOLE, DEVICE_CONSOLE_OF_TWO_PORTS,
+    DEVICE_FS, DEVICE_NET, DEVICE_NET_ON_A_STREAM, DEVICE_PMEM, DEVICE_RNG, DEVICE_VSOCK, DIRECTORY_MOUNT,
+    Expectation, IDS, KERNEL_THREAD, LAUNCHER, MOUNT, NAMESPACES, SPAWNER, SPAWNER_CAPABILITIES, UMASK,
 };
 use crate::guest::Guest;
 use crate::house::{House, ORDINARY, Who};
+use crate::image_file::Shape;
 use crate::moments::{Step, Victim, confinement, program_among, spawner};
 
 /// What is compared: what it is, what was found, what was wanted.
@@ -87,6 +88,21 @@ fn compare_all(who: Who) -> Result<()> {
 #[test]
 fn the_process_of_a_generator_is_confined_as_written() -> Result<()> {
     compare_beside("rng", "device-rng", &DEVICE_RNG)
+}
+
+#[test]
+fn the_process_of_a_qcow2_image_is_confined_as_written() -> Result<()> {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o711)).expect("a mode for what is ours");
+    let image = folder.path().join("disk.qcow2");
+    let shape = Shape { cluster_bits: 16, refcount_order: 4, size: 1 << 20 };
+    std::fs::write(&image, shape.empty()).expect("an image");
+    std::fs::set_permissions(&image, Permissions::from_mode(0o666)).expect("a mode for what is ours");
+    let path: &'static str = image.display().to_string().leak();
+    let others = [DEVICE_BLK_QCOW2.others, &[(path, 1)]].concat();
+    let expectation = Expectation { others: others.leak(), ..DEVICE_BLK_QCOW2 };
+    let device = format!("blk,path={},format=qcow2", image.display());
+    compare_beside(&device, "device-blk-qcow2", &expectation)
 }
 
 #[test]
@@ -200,7 +216,7 @@ fn compare_with_successor(
     let first = find().expect("a live process of it");
     check(first, expectation);
     kill(Pid::from_raw(first), Signal::SIGKILL).expect("it lives");
-    running.wait_for_log("a successor", |log| log.contains("0 serves again").then_some(()))?;
+    running.wait_for_log("a successor", |log| log.contains(" serves again").then_some(()))?;
     // And the spawner's filter.
     check(find().expect("its successor"), &Expectation { filters: expectation.filters + 1, ..*expectation });
     Ok(())

@@ -20,6 +20,7 @@ use tempfile::TempDir;
 use crate::driver::DONE;
 use crate::guest::Guest;
 use crate::house::House;
+use crate::image_file::Shape;
 use crate::moments::program_among;
 
 /// Why each of the others is not used here.
@@ -69,7 +70,7 @@ impl Seen {
 #[test]
 fn each_rule_is_used_or_known_not_to_be() -> Result<()> {
     let mut used = BTreeSet::new();
-    for machine in [powers_off, is_driven_and_controlled] {
+    for machine in [powers_off, has_a_qcow2_image, is_driven_and_controlled] {
         let house = House::with_telling_filters()?;
         machine(&house)?;
         used.extend(house.witnessed().lines().map(str::to_owned));
@@ -84,6 +85,16 @@ fn each_rule_is_used_or_known_not_to_be() -> Result<()> {
 /// Its end is the guest's.
 fn powers_off(house: &House) -> Result<()> {
     let running = house.start_witnessed(Guest::DrivesAndPowersOff, "", &[], &[])?;
+    let ended = running.wait()?;
+    assert_eq!(ended.code(), Some(0), "{}", ended.everything());
+    Ok(())
+}
+
+/// The same, of which its guest drives the one disk.
+fn has_a_qcow2_image(house: &House) -> Result<()> {
+    let shape = Shape { cluster_bits: 16, refcount_order: 4, size: 1 << 20 };
+    std::fs::write(house.disk(), shape.empty()).expect("an image");
+    let running = house.start_witnessed(Guest::DrivesAndPowersOff, ",format=qcow2", &[], &[])?;
     let ended = running.wait()?;
     assert_eq!(ended.code(), Some(0), "{}", ended.everything());
     Ok(())

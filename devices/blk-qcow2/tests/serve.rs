@@ -15,12 +15,15 @@
 mod front_end;
 mod image_file;
 
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use front_end::driver::{BUFFERS, Driver, Queue, WRITE};
 use front_end::{Device, request};
 use image_file::{Image, Shape};
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -188,6 +191,39 @@ fn a_read_only_image_takes_no_change() {
     assert_eq!(submit(&driver, &mut queue, OUT, 0, &[(BUFFERS, 512, 0)]).0, IOERR);
     ends_well(device);
     assert!(std::fs::read(disk.path()).unwrap() == SHAPE.empty());
+}
+
+/// A file that may not become longer stands for a host without space.
+#[test]
+fn without_space_a_write_is_an_error_and_nothing_else_suffers() {
+    let file = memfd_create("image", MFdFlags::MFD_ALLOW_SEALING).unwrap();
+    let file = std::fs::File::from(file);
+    file.write_all_at(&SHAPE.empty(), 0).unwrap();
+    let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+    let device = start(Path::new(&path), &[]);
+    device.negotiate(0);
+    let driver = Driver::new(&device);
+    let mut queue = driver.queue(0, 64, 0);
+    write(&driver, &mut queue, 128, &[1; 64 << 10]);
+    file.set_len(file.metadata().unwrap().len().next_multiple_of(64 << 10)).unwrap();
+    fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_GROW)).unwrap();
+    for round in 0..3u64 {
+        for sector in [1000 + round * 128, 20_000 + round * 2000] {
+            assert_eq!(submit(&driver, &mut queue, OUT, sector, &[(BUFFERS, 4096, 0)]).0, IOERR, "{sector}");
+            assert_eq!(read(&driver, &mut queue, sector, 4096), [0; 4096]);
+        }
+        let mine = [round as u8 + 2; 4096];
+        write(&driver, &mut queue, 130 + round * 8, &mine);
+        assert_eq!(read(&driver, &mut queue, 130 + round * 8, 4096), mine);
+        assert_eq!(submit(&driver, &mut queue, FLUSH, 0, &[]), (0, 1));
+    }
+    ends_well(device);
+    let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    let found = Image { bytes };
+    found.check().unwrap();
+    assert_eq!(found.content(128 * 512, 1024), [1; 1024]);
+    assert_eq!(found.content(146 * 512, 4096), [4; 4096]);
 }
 
 #[test]
