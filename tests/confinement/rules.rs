@@ -90,10 +90,12 @@ fn powers_off(house: &House) -> Result<()> {
     Ok(())
 }
 
+/// Of a disk.
+const IMAGE: Shape = Shape { cluster_bits: 16, refcount_order: 4, size: 1 << 20 };
+
 /// The same, of which its guest drives the one disk.
 fn has_a_qcow2_image(house: &House) -> Result<()> {
-    let shape = Shape { cluster_bits: 16, refcount_order: 4, size: 1 << 20 };
-    std::fs::write(house.disk(), shape.empty()).expect("an image");
+    std::fs::write(house.disk(), IMAGE.empty()).expect("an image");
     let running = house.start_witnessed(Guest::DrivesAndPowersOff, ",format=qcow2", &[], &[])?;
     let ended = running.wait()?;
     assert_eq!(ended.code(), Some(0), "{}", ended.everything());
@@ -156,9 +158,11 @@ fn are_started_alone() -> Result<BTreeSet<String>> {
     let folder = tempfile::tempdir().expect("a folder");
     let place = |name: &str| folder.path().join(name);
     let _peer = UnixListener::bind(place("stream")).expect("a socket");
+    std::fs::write(place("image"), IMAGE.empty()).expect("an image");
     let mut used = BTreeSet::new();
     for (program, arguments) in [
         (Program::DeviceBlk, vec![("path", house.disk())]),
+        (Program::DeviceBlkQcow2, vec![("path", place("image"))]),
         (Program::DeviceRng, vec![]),
         (Program::DeviceBalloon, vec![]),
         (Program::DeviceConsole, vec![("listen", place("console"))]),
