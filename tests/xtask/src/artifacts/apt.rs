@@ -167,11 +167,11 @@ mod tests {
     #[test]
     fn the_archive_is_that_of_the_release_and_no_other() {
         assert_eq!(
-            archive_of("Debian main http://archive/debian/"),
-            Some("http://archive/debian/")
+            archive_of("Debian main file:///debian/"),
+            Some("file:///debian/")
         );
-        assert_eq!(archive_of("Debian-Security main http://archive/debian-security/"), None);
-        assert_eq!(archive_of("Debian non-free http://archive/debian/"), None);
+        assert_eq!(archive_of("Debian-Security main file:///debian-security/"), None);
+        assert_eq!(archive_of("Debian non-free file:///debian/"), None);
         assert_eq!(archive_of("Debian main "), None);
     }
 
