@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use system_tests::cable::Cable;
 use system_tests::echo::{Echo, Listener};
 use system_tests::network::{again_inside, ip, is_inside};
-use system_tests::{Machine, Result, Running, warnings, within};
+use system_tests::{Ended, Machine, Result, Running, artifact, warnings, within};
 
 use crate::one_process::dies;
 use crate::plan::Plan;
@@ -35,6 +35,7 @@ fn a_tcp_connection_outlives_every_death_of_its_network() -> Result<()> {
         within("the interface that vmm makes", || tap::is_there("made0").then_some(()))?;
         ip("address add 10.9.0.1/24 dev made0")
     })
+    .map(drop)
 }
 
 #[test]
@@ -46,11 +47,31 @@ fn a_tcp_connection_outlives_every_death_of_its_network_on_a_stream() -> Result<
     ip("address add 10.9.0.1/24 dev made0")?;
     let device = format!("net,stream={}", cable.path().display());
     let machine = Machine::new("network").option("cpus", "2").option("device", &device);
-    outlives(machine, || cable.carry())
+    outlives(machine, || cable.carry()).map(drop)
+}
+
+/// The network that passt(1) makes of what a user without privileges may reach.
+#[test]
+fn a_tcp_connection_outlives_every_death_of_a_users_network() -> Result<()> {
+    if !is_inside() {
+        return again_inside("one_network::a_tcp_connection_outlives_every_death_of_a_users_network");
+    }
+    ip("link set lo up")?;
+    // The host's way out, from which the guest gets its address, and on which there is nobody; and another address of the
+    // host's, for the guest's own is that of this one.
+    let _out = tap::make("out0", None, 1).expect("the right of whoever made this network");
+    ip("address add 10.7.0.2/24 dev out0")?;
+    ip("route add default via 10.7.0.1 dev out0")?;
+    ip("address add 10.9.0.1/32 dev lo")?;
+    let device = format!("net,user=on,passt={}", artifact("passt")?.display());
+    let machine = Machine::new("user-network").option("cpus", "2").option("device", &device);
+    let ended = outlives(machine, || Ok(()))?;
+    assert_eq!(ended.said("address")?, "10.7.0.2/24 by 10.7.0.1", "{}", ended.everything());
+    Ok(())
 }
 
 /// Kills the network of a machine, which `join` joins to ours once it runs, over and over under one connection.
-fn outlives(machine: Machine, join: impl FnOnce() -> Result<()>) -> Result<()> {
+fn outlives(machine: Machine, join: impl FnOnce() -> Result<()>) -> Result<Ended> {
     let mut plan = Plan::of_environment(KILLS);
     println!("VMM_KILLS={} VMM_SEED={}", plan.kills, plan.seed);
     let listener = Listener::new()?;
@@ -70,5 +91,5 @@ fn outlives(machine: Machine, join: impl FnOnce() -> Result<()>) -> Result<()> {
     assert_eq!(ended.said("echo-ended")?, "0");
     assert_eq!(ended.log.matches("vmm: device net0 died: killed by SIGKILL").count(), plan.kills);
     println!("measured: {moved} bytes sent and come back over {} deaths", plan.kills);
-    warnings::none_of_ours(&ended)
+    warnings::none_of_ours(&ended).map(|()| ended)
 }

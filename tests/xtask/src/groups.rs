@@ -93,8 +93,8 @@ impl Group {
         self.name == "confinement"
     }
 
-    /// Whether guests of the group work with fio.
-    pub fn uses_fio(&self) -> bool {
+    /// Whether its machines outlive deaths, under fio and on passt among others.
+    pub fn survives(&self) -> bool {
         self.name == "recovery"
     }
 

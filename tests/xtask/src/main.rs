@@ -84,6 +84,7 @@ fn run(chore: &Chore) -> Outcome<bool> {
         Chore::Artifacts => {
             let mut artifacts = artifacts::Artifacts::prepare(&workspace)?;
             artifacts.prepare_fio(&workspace)?;
+            artifacts.prepare_passt(&workspace)?;
             artifacts.prepare_qemu(&workspace)?;
             progress::clear();
             println!("{}", artifacts.folder.display());

@@ -164,8 +164,9 @@ impl Bench<'_> {
             Some(artifacts) => artifacts,
             None => Artifacts::prepare(self.workspace)?,
         };
-        if group.uses_fio() {
+        if group.survives() {
             artifacts.prepare_fio(self.workspace)?;
+            artifacts.prepare_passt(self.workspace)?;
         }
         if group.needs == Needs::Qemu {
             artifacts.prepare_qemu(self.workspace)?;

@@ -166,10 +166,7 @@ mod tests {
 
     #[test]
     fn the_archive_is_that_of_the_release_and_no_other() {
-        assert_eq!(
-            archive_of("Debian main file:///debian/"),
-            Some("file:///debian/")
-        );
+        assert_eq!(archive_of("Debian main file:///debian/"), Some("file:///debian/"));
         assert_eq!(archive_of("Debian-Security main file:///debian-security/"), None);
         assert_eq!(archive_of("Debian non-free file:///debian/"), None);
         assert_eq!(archive_of("Debian main "), None);

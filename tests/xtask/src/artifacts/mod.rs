@@ -8,6 +8,7 @@ pub mod cpio;
 mod fio;
 pub mod modules;
 pub mod packages;
+mod passt;
 mod qemu;
 
 use std::fs;
@@ -45,6 +46,8 @@ pub struct Artifacts {
     pub folder: PathBuf,
     /// The names of those files that the system tests use.
     pub for_guests: Vec<&'static str>,
+    /// What else the nested rig's outer guest has: paths there, and files.
+    pub for_outer: Vec<(String, PathBuf)>,
 }
 
 impl Artifacts {
@@ -56,7 +59,7 @@ impl Artifacts {
         let kernel = store.behind(KERNEL, "linux-image-")?;
         let busybox = store.package("busybox-static")?;
         let for_guests = vec!["vmlinuz", "vmlinux", "initramfs", "busybox"];
-        let artifacts = Self { folder: rig.join("artifacts"), for_guests };
+        let artifacts = Self { folder: rig.join("artifacts"), for_guests, for_outer: Vec::new() };
         let modules = [&GUEST_MODULES[..], &OUTER_MODULES].concat();
         let made_from =
             format!("kernel {}\nbusybox {}\nmodules {}\n", kernel.sha256, busybox.sha256, modules.join(" "));

@@ -40,6 +40,12 @@ pub fn initramfs(
         let content = artifacts::read(&artifacts.folder.join(name))?;
         archive.file(&format!("job/artifacts/{name}"), 0o755, &content);
     }
+    for path in ["lib", "lib64", "lib/x86_64-linux-gnu"] {
+        archive.folder(path);
+    }
+    for (path, file) in &artifacts.for_outer {
+        archive.file(path, 0o755, &artifacts::read(file)?);
+    }
     let file = folder.join("initramfs");
     fs::write(&file, archive.finish()).tried(|| format!("cannot write {}", file.display()))?;
     Ok(file)
