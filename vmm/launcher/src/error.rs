@@ -44,6 +44,12 @@ pub enum Error {
     /// More than the PCI bus has places.
     #[error("cannot attach {wanted} devices: the PCI bus takes {most}")]
     Devices { wanted: usize, most: usize },
+    /// The program that makes a device's network has ended before the guest ran.
+    #[error(
+        "cannot use device {device}: its network, passt, ended before the guest ran, {how}: see what it said above, or try \
+         passt --foreground by hand"
+    )]
+    NoUserNetwork { device: String, how: String },
     /// A device's words make no device.
     #[error("cannot use device {name}: {text}")]
     Device { name: String, text: String },
@@ -94,7 +100,9 @@ impl Error {
             | Error::Device { .. } => Code::Usage,
             Error::Path { code, .. } => *code,
             Error::Control(_) => Code::Device,
-            Error::GuestMemory { .. } | Error::NoProgram { .. } => Code::Resource,
+            Error::GuestMemory { .. } | Error::NoProgram { .. } | Error::NoUserNetwork { .. } => {
+                Code::Resource
+            }
             Error::System { .. } | Error::HandOver { .. } => Code::Internal,
             // The program itself is at fault, not a layer: not executable, not static.
             Error::Confinement(sandbox_policies::Error::Child { step: "exec", .. }) => Code::Resource,

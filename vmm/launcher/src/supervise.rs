@@ -183,7 +183,8 @@ impl Supervisor {
         }
     }
 
-    /// The guest's link is down when its network ends; the device sees it, and nothing else hangs on it.
+    /// The guest's link is down when its network ends; the device sees it, and nothing else hangs on it. A network that ends
+    /// before the guest runs is one that could not be had.
     fn on_user_network(&mut self, index: usize) {
         let Some(network) = self.processes.user_networks.get_mut(index) else { return };
         if !network.relay() {
@@ -196,8 +197,11 @@ impl Supervisor {
         };
         self.events.forget(&network.child);
         self.events.forget(&network.log);
-        if !matches!(self.state, State::Ending | State::Killing) {
-            report::say(&format!("device {} has no network any more: {how}", network.device));
+        let device = network.device.clone();
+        match self.state {
+            State::Starting => self.fail(&Error::NoUserNetwork { device, how }),
+            State::Ending | State::Killing => {}
+            _ => report::say(&format!("device {device} has no network any more: {how}")),
         }
     }
 

@@ -22,7 +22,7 @@ use machine::Machine;
 use nix::sys::signal::Signal;
 
 /// Every test, by name.
-const TESTS: [(&str, fn()); 56] = [
+const TESTS: [(&str, fn()); 57] = [
     ("the_guests_own_ends_have_their_codes", the_guests_own_ends_have_their_codes),
     ("a_core_is_given_what_the_hand_over_lists", a_core_is_given_what_the_hand_over_lists),
     ("a_core_that_fails_is_heard_in_one_line", a_core_that_fails_is_heard_in_one_line),
@@ -152,6 +152,10 @@ const TESTS: [(&str, fn()); 56] = [
     (
         "a_users_network_has_its_stream_and_outlives_its_devices",
         user_network::a_users_network_has_its_stream_and_outlives_its_devices,
+    ),
+    (
+        "a_users_network_that_ends_at_once_ends_the_machine_before_its_guest_runs",
+        user_network::a_users_network_that_ends_at_once_ends_the_machine_before_its_guest_runs,
     ),
     ("a_users_network_ends_with_the_machine", user_network::a_users_network_ends_with_the_machine),
     ("it_is_raw_while_the_guest_runs", terminal::it_is_raw_while_the_guest_runs),

@@ -259,6 +259,10 @@ fn core(control: Channel) -> ExitCode {
             say(FromCore::Failed(Failure { kind: FailureKind::Kernel, text }));
             return ExitCode::from(4);
         }
+        "never-ready" => {
+            let told = control.receive::<ToCore>(Phase::Serving).expect("a word");
+            return ExitCode::from(if told.is_some() { 0 } else { 99 });
+        }
         _ => ready(),
     }
     match act {

@@ -16,6 +16,9 @@ use crate::stand_in;
 /// What is in the log once the network has a word of the device's.
 const HEARD: &str = "net0, passt: heard frame";
 
+/// The largest packet of a network that cannot be had.
+const FAILS: &str = "1499";
+
 /// A device that sends one word to its network.
 pub fn device(control: &Channel) -> ExitCode {
     let Some((ToDevice::Setup(setup), fds)) = control.receive(Phase::HandOver).expect("a setup") else {
@@ -25,9 +28,9 @@ pub fn device(control: &Channel) -> ExitCode {
     else {
         return ExitCode::from(98);
     };
-    assert!(net.stream && net.pairs == 1 && net.mtu == Some(32746), "{net:?}");
-    // As a device of ours would, by a call that a successor has.
-    std::fs::File::from(stream).write_all(b"frame").expect("a network");
+    assert!(net.stream && net.pairs == 1 && net.mtu.is_some(), "{net:?}");
+    // As a device of ours would, by a call that a successor has. Nobody may be there.
+    let _ = std::fs::File::from(stream).write_all(b"frame");
     let ready = FromDevice::Ready(Ready { landlock_abi: 0, lacking: Vec::new() });
     control.send(&ready, &[]).expect("the launcher listens");
     stand_in::obey(control, "")
@@ -48,6 +51,10 @@ pub fn passt(mut stream: UnixStream) -> ExitCode {
         "{}: {descriptors} descriptors, {variables} variables, apart {apart}, gains {gains}",
         arguments.join(" ")
     );
+    if arguments.last().is_some_and(|mtu| mtu == FAILS) {
+        eprintln!("no external interface");
+        return ExitCode::FAILURE;
+    }
     let mut word = [0; 5];
     while stream.read_exact(&mut word).is_ok() {
         eprintln!("heard {}", String::from_utf8_lossy(&word));
@@ -75,6 +82,18 @@ pub fn a_users_network_has_its_stream_and_outlives_its_devices() {
     let ended = machine.end();
     assert_eq!(ended.code, Some(0), "{}", ended.log);
     assert_eq!(ended.log.matches("no network any more").count(), 1, "{}", ended.log);
+}
+
+pub fn a_users_network_that_ends_at_once_ends_the_machine_before_its_guest_runs() {
+    let device = format!("--device=net,user=on,mtu={FAILS},passt={}", program("passt").display());
+    let ended = Machine::with("never-ready", &[&device]).end();
+    assert_eq!(ended.code, Some(3), "{}", ended.log);
+    let said = [
+        "net0, passt: no external interface\n",
+        "cannot use device net0: its network, passt, ended before the guest ran, ",
+    ];
+    assert!(said.iter().all(|said| ended.log.contains(said)), "{}", ended.log);
+    assert!(ended.log.contains("code 1") && !ended.log.contains("confined"), "{}", ended.log);
 }
 
 pub fn a_users_network_ends_with_the_machine() {
