@@ -18,7 +18,12 @@ pub enum Role {
     Spawner,
     /// A program that was spawned, once it is ready.
     Spawned(Program),
+    /// A program of somebody else's that confines itself ([`crate::spawn::foreign`]).
+    Foreign,
 }
+
+/// The namespaces that a program which confines itself is to have of its own: all but the host's network, which it is for.
+const OF_FOREIGN: [&str; 4] = ["ipc", "mnt", "user", "uts"];
 
 /// Where a process is less confined than was promised, one line each.
 pub fn differences(role: Role, posture: &Posture) -> Vec<String> {
@@ -31,8 +36,14 @@ pub fn differences(role: Role, posture: &Posture) -> Vec<String> {
     if posture.dumpable == Some(true) && role != Role::Spawner {
         found.push("dumpable: it is".to_owned());
     }
-    if let Role::Spawned(program) = role {
-        found.extend(of_surroundings(program, posture));
+    match role {
+        Role::Spawned(program) => found.extend(of_surroundings(program, posture)),
+        Role::Foreign => {
+            let shared = posture.namespaces.iter().flatten().filter(|(_, own)| !**own);
+            let shared = shared.filter(|(kind, _)| OF_FOREIGN.contains(&kind.as_str()));
+            found.extend(shared.map(|(kind, _)| format!("{kind} namespace: the reader's own")));
+        }
+        Role::Launcher | Role::Spawner => {}
     }
     found
 }
@@ -70,10 +81,11 @@ fn of_thread(role: Role, thread: &Credentials) -> Vec<String> {
 
 fn of_limits(role: Role, posture: &Posture) -> Vec<String> {
     let (program, spawned) = match role {
-        Role::Launcher | Role::Spawner => (Program::Launcher, false),
-        Role::Spawned(program) => (program, true),
+        Role::Launcher | Role::Spawner => (Some(Program::Launcher), false),
+        Role::Spawned(program) => (Some(program), true),
+        Role::Foreign => (None, false),
     };
-    let promised = limits::of(program).iter().copied();
+    let promised = program.map_or(&[(Resource::RLIMIT_CORE, 0)][..], limits::of).iter().copied();
     let promised = promised.chain(spawned.then_some((Resource::RLIMIT_NPROC, 0)));
     let beyond = promised.filter_map(|(resource, limit)| {
         let name = name(resource)?;

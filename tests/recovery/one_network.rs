@@ -1,12 +1,16 @@
 //! A guest whose network dies again and again under one TCP connection, which goes on.
 
-use protocol::tap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
+
+use protocol::tap;
 use system_tests::cable::Cable;
 use system_tests::echo::{Echo, Listener};
 use system_tests::network::{again_inside, ip, is_inside};
-use system_tests::{Ended, Machine, Result, Running, artifact, warnings, within};
+use system_tests::{Ended, Machine, Result, Running, artifact, program, warnings, within};
 
 use crate::one_process::dies;
 use crate::plan::Plan;
@@ -31,7 +35,7 @@ fn a_tcp_connection_outlives_every_death_of_its_network() -> Result<()> {
         return again_inside("one_network::a_tcp_connection_outlives_every_death_of_its_network");
     }
     let machine = Machine::new("network").option("cpus", "2").option("device", "net,tap=made0");
-    outlives(machine, || {
+    outlives(machine, |_| {
         within("the interface that vmm makes", || tap::is_there("made0").then_some(()))?;
         ip("address add 10.9.0.1/24 dev made0")
     })
@@ -47,7 +51,7 @@ fn a_tcp_connection_outlives_every_death_of_its_network_on_a_stream() -> Result<
     ip("address add 10.9.0.1/24 dev made0")?;
     let device = format!("net,stream={}", cable.path().display());
     let machine = Machine::new("network").option("cpus", "2").option("device", &device);
-    outlives(machine, || cable.carry()).map(drop)
+    outlives(machine, |_| cable.carry()).map(drop)
 }
 
 /// The network that passt(1) makes of what a user without privileges may reach.
@@ -64,19 +68,43 @@ fn a_tcp_connection_outlives_every_death_of_a_users_network() -> Result<()> {
     ip("route add default via 10.7.0.1 dev out0")?;
     ip("address add 10.9.0.1/32 dev lo")?;
     let device = format!("net,user=on,passt={}", artifact("passt")?.display());
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("control");
     let machine = Machine::new("user-network").option("cpus", "2").option("device", &device);
-    let ended = outlives(machine, || Ok(()))?;
+    let machine = machine.option("control-socket", &socket.display().to_string());
+    // Root of the nested rig may have groups for its programs; passt's is one of them.
+    let groups = Path::new("/sys/fs/cgroup/user-network");
+    let delegated = fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+memory +pids")
+        .and_then(|()| fs::create_dir(groups))
+        .is_ok();
+    let machine = if delegated { machine.option("cgroup", &groups.display().to_string()) } else { machine };
+    let ended = outlives(machine, |running| {
+        let passt = running.process("passt")?;
+        if delegated {
+            let group = fs::read_to_string(format!("/proc/{passt}/cgroup")).expect("a live process");
+            assert!(group.trim_end().ends_with(".net0.passt"), "{group}");
+        }
+        running.wait_for_log("what confines all", |log| log.contains("confined: ").then_some(()))?;
+        let inspected = Command::new(program("vmm")?).arg("inspect").arg(&socket).output().expect("vmm runs");
+        let text = String::from_utf8_lossy(&inspected.stdout);
+        assert!(inspected.status.success(), "{text}{}", String::from_utf8_lossy(&inspected.stderr));
+        assert!(text.contains(&format!("net0 passt (pid {passt}): its network\n")), "{text}");
+        Ok(())
+    })?;
     assert_eq!(ended.said("address")?, "10.7.0.2/24 by 10.7.0.1", "{}", ended.everything());
+    if delegated {
+        fs::remove_dir(groups).expect("all groups in it are gone");
+    }
     Ok(())
 }
 
 /// Kills the network of a machine, which `join` joins to ours once it runs, over and over under one connection.
-fn outlives(machine: Machine, join: impl FnOnce() -> Result<()>) -> Result<Ended> {
+fn outlives(machine: Machine, join: impl FnOnce(&Running) -> Result<()>) -> Result<Ended> {
     let mut plan = Plan::of_environment(KILLS);
     println!("VMM_KILLS={} VMM_SEED={}", plan.kills, plan.seed);
     let listener = Listener::new()?;
     let running = machine.start()?;
-    join()?;
+    join(&running)?;
     let (echo, over) = (listener.accept()?, AtomicBool::new(false));
     let moved = std::thread::scope(|scope| {
         let stream = scope.spawn(|| echo.compare(|_| over.load(Relaxed)));

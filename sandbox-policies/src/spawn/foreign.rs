@@ -33,6 +33,8 @@ pub struct Foreign<'a> {
     pub log: BorrowedFd<'a>,
     /// Becomes descriptor 3: what it serves.
     pub socket: BorrowedFd<'a>,
+    /// The control group to begin in; `None`: that of the caller.
+    pub group: Option<BorrowedFd<'a>>,
 }
 
 /// Spawns it; when this returns `Ok` the exec has happened.
@@ -44,14 +46,15 @@ pub fn spawn(foreign: &Foreign<'_>) -> Result<Child, Error> {
     let (reports, reporter) = pipe2(OFlag::O_CLOEXEC).map_err(failed("pipe"))?;
     let (go_on, let_go) = pipe2(OFlag::O_CLOEXEC).map_err(failed("pipe"))?;
     let numbers = [foreign.null, foreign.log, foreign.socket, foreign.program].map(|fd| fd.as_raw_fd());
-    let (pid, pidfd) = match Namespaces::none().clone(Kinship::Child, None).map_err(failed("clone"))? {
-        Clone::Child => {
-            // Ours to close: the parent's death must show as the end of this pipe.
-            drop(let_go);
-            child::run_foreign(numbers, (&go_on, &reporter), &vector)
-        }
-        Clone::Parent(pid, pidfd) => (pid, pidfd),
-    };
+    let (pid, pidfd) =
+        match Namespaces::none().clone(Kinship::Child, foreign.group).map_err(failed("clone"))? {
+            Clone::Child => {
+                // Ours to close: the parent's death must show as the end of this pipe.
+                drop(let_go);
+                child::run_foreign(numbers, (&go_on, &reporter), &vector)
+            }
+            Clone::Parent(pid, pidfd) => (pid, pidfd),
+        };
     drop((reporter, go_on));
     let mut child = Child::adopt(foreign.name, pid, pidfd);
     match child.let_go(let_go, reports) {

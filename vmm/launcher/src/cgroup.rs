@@ -18,6 +18,8 @@ const SPARE_TASKS: u64 = 16;
 const SPARE_MEMORY: u64 = 64 << 20;
 /// The same of one that keeps tables of an image: as many as there are with the largest clusters.
 const SPARE_MEMORY_FOR_TABLES: u64 = 768 << 20;
+/// Memory of a program of somebody else's, with what the kernel holds in its sockets.
+const FOREIGN_MEMORY: u64 = 512 << 20;
 /// A page table, KVM's or a device's own, is a 512th of what it maps; KVM keeps as much again for each.
 const TABLES: u64 = 128;
 
@@ -51,6 +53,15 @@ impl ControlGroups {
             Self::In(delegated) => {
                 Ok(Some(delegated.limited(name, &limits(program, machine.memory.0, threads))?))
             }
+            Self::None => Ok(None),
+        }
+    }
+
+    /// A group of this name for a program of somebody else's, which has one thread and no guest memory.
+    pub fn foreign(&self, name: &str) -> Result<Option<Group>, Error> {
+        let limits = Limits { tasks: SPARE_TASKS, memory: FOREIGN_MEMORY };
+        match self {
+            Self::In(delegated) => Ok(Some(delegated.limited(name, &limits)?)),
             Self::None => Ok(None),
         }
     }

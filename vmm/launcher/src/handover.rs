@@ -24,7 +24,7 @@ use crate::memory::Region;
 use crate::programs;
 use crate::spawn::{Process, Spawning};
 use crate::spawner::{Makings, Spawner};
-use crate::user_network::UserNetwork;
+use crate::user_network::{self, Planned, UserNetwork};
 
 /// The processes of a machine, the core last, and what the launcher keeps for them. Dropping it ends them all.
 #[derive(Debug)]
@@ -82,7 +82,7 @@ pub fn hand_over(
     machine: &Machine,
     inputs: &Inputs,
     memory: &[Region],
-    user_networks: Vec<UserNetwork>,
+    user_networks: Vec<Planned>,
 ) -> Result<Processes, Error> {
     let requirement = requirement(machine);
     let null = inputs.null.as_fd();
@@ -107,7 +107,12 @@ pub fn hand_over(
     let needed = restarts || !listening.is_empty();
     let spawner = if needed { Some(Spawner::fork(&makings, null)?) } else { None };
     listening.iter().for_each(|socket| socket.leave_to_spawner());
-    let mut processes = Processes { all: Vec::new(), groups, _made: Vec::new(), spawner, user_networks };
+    let mut processes =
+        Processes { all: Vec::new(), groups, _made: Vec::new(), spawner, user_networks: Vec::new() };
+    for network in user_networks {
+        let group = processes.groups.foreign(&format!("{}.{}", network.device, user_network::NAME))?;
+        processes.user_networks.push(network.start(group)?);
+    }
     let mut connections = Vec::new();
     for device in &devices {
         let name = device.spawning.name;

@@ -19,7 +19,7 @@ use crate::open::{self, Disk, OpenConsole, OpenPmem};
 use crate::programs::{self, Executable};
 use crate::report;
 use crate::size::Size;
-use crate::user_network::UserNetwork;
+use crate::user_network::Planned;
 
 /// Whether opening may be seen by others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,8 +171,8 @@ impl Inputs {
         other_ends.map(|(fd, _)| fd).collect()
     }
 
-    /// The programs that were started for networks, to be watched as long as the machine runs.
-    pub fn take_user_networks(&mut self) -> Vec<UserNetwork> {
+    /// The programs that are to be started for networks.
+    pub fn take_user_networks(&mut self) -> Vec<Planned> {
         let networks = self.resources.iter_mut().filter_map(|resource| match resource {
             Resource::Network(network) => network.user.take().map(|user| *user),
             _ => None,

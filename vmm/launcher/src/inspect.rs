@@ -19,6 +19,7 @@ use crate::control_socket;
 use crate::ctl::{ask, unexpected};
 use crate::error::Error;
 use crate::exit_code::Code;
+use crate::user_network;
 
 /// The minor version of the protocol since which a launcher says which processes it has.
 const PROCESSES_SINCE: u8 = 5;
@@ -101,6 +102,9 @@ fn see(status: ProcessStatus, launcher: i32) -> Seen {
 }
 
 fn role(status: &ProcessStatus, launcher: i32) -> Option<Role> {
+    if status.program == user_network::NAME {
+        return Some(Role::Foreign);
+    }
     let program = Program::ALL.into_iter().find(|program| program.name() == status.program)?;
     Some(match program {
         Program::Launcher if status.pid == launcher => Role::Launcher,
@@ -111,7 +115,7 @@ fn role(status: &ProcessStatus, launcher: i32) -> Option<Role> {
 
 fn differences(status: &ProcessStatus, role: Role, posture: &Posture) -> Vec<String> {
     let mut found = promise::differences(role, posture);
-    if status.landlock_abi == 0 && role != Role::Spawner {
+    if status.landlock_abi == 0 && !matches!(role, Role::Spawner | Role::Foreign) {
         found.push("landlock: none, by its own word".to_owned());
     }
     found

@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::exit_code::Code;
 use crate::inputs::Purpose;
 use crate::open;
-use crate::user_network::{self, UserNetwork};
+use crate::user_network::{self, Planned};
 
 /// What stands behind a network device.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub struct Network {
     /// Whether the interface is made for this machine, and goes with it.
     pub made: bool,
     /// The program that it is, if `vmm` has started it.
-    pub user: Option<Box<UserNetwork>>,
+    pub user: Option<Box<Planned>>,
     /// What the program is told.
     pub options: NetOptions,
 }
@@ -85,7 +85,7 @@ pub fn open(device: &str, net: &Net, purpose: Purpose) -> Result<Network, Error>
                 return Ok(over_stream(net, None, None, name));
             }
             let mtu = net.mtu.unwrap_or(limits::USUAL_MTU);
-            let (user, fd) = UserNetwork::start(device, program, mtu)?;
+            let (user, fd) = Planned::new(device, program, mtu)?;
             return Ok(over_stream(net, Some(fd), Some(Box::new(user)), name));
         }
     };
@@ -94,7 +94,7 @@ pub fn open(device: &str, net: &Net, purpose: Purpose) -> Result<Network, Error>
     Ok(Network { fd: Some(fd), more, name, made, user: None, options })
 }
 
-fn over_stream(net: &Net, fd: Option<OwnedFd>, user: Option<Box<UserNetwork>>, name: String) -> Network {
+fn over_stream(net: &Net, fd: Option<OwnedFd>, user: Option<Box<Planned>>, name: String) -> Network {
     let options = options(net, &name, false);
     Network { fd, more: Vec::new(), name, made: false, user, options }
 }

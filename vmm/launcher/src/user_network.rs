@@ -17,6 +17,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::pipe2;
+use sandbox_policies::cgroup::Group;
 use sandbox_policies::spawn::foreign::{self, Foreign};
 use sandbox_policies::spawn::{Child, Ended};
 
@@ -25,7 +26,8 @@ use crate::exit_code::Code;
 use crate::open;
 use crate::supervise::log_relay::LogRelay;
 
-const NAME: &str = "passt";
+/// The program's, in what is said of a machine's processes.
+pub const NAME: &str = "passt";
 /// Milliseconds that it has to end by itself.
 const LAST_WORK: u16 = 2000;
 /// In the foreground, saying errors alone, on descriptor 3. The gateway's address is not the host's loopback: what listens
@@ -42,6 +44,8 @@ pub struct UserNetwork {
     /// What it writes to its descriptor 2.
     pub log: LogRelay,
     has_ended: bool,
+    /// Removed once the process is gone.
+    _group: Option<Group>,
 }
 
 /// Looks whether `path` can be the program.
@@ -58,15 +62,33 @@ pub fn look(path: &Path) -> Result<OwnedFd, Error> {
     })
 }
 
-impl UserNetwork {
-    /// Starts the program at `path` for `device`, whose driver is told `mtu`. With it our end of its stream.
-    pub fn start(device: &str, path: &Path, mtu: u16) -> Result<(UserNetwork, OwnedFd), Error> {
+/// One that can be started.
+#[derive(Debug)]
+pub struct Planned {
+    /// The device whose network it is.
+    pub device: String,
+    program: OwnedFd,
+    /// What its driver is told of the largest packet.
+    mtu: u16,
+    /// Its end of the stream.
+    stream: OwnedFd,
+}
+
+impl Planned {
+    /// The program at `path` for `device`, whose driver is told `mtu`. With it our end of its stream.
+    pub fn new(device: &str, path: &Path, mtu: u16) -> Result<(Planned, OwnedFd), Error> {
         let program = look(path)?;
         let flags = SockFlag::SOCK_CLOEXEC;
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags)
             .map_err(Error::system("make a socket pair"))?;
         protocol::take_no_descriptors(&ours);
         protocol::take_no_descriptors(&theirs);
+        Ok((Planned { device: device.to_owned(), program, mtu, stream: theirs }, ours))
+    }
+
+    /// Starts it, in this control group.
+    pub fn start(self, group: Option<Group>) -> Result<UserNetwork, Error> {
+        let Planned { device, program, mtu, stream } = self;
         let (log, their_log) = pipe2(OFlag::O_CLOEXEC).map_err(Error::system("make a pipe"))?;
         fcntl(&log, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
             .map_err(Error::system("set a pipe non-blocking"))?;
@@ -79,10 +101,18 @@ impl UserNetwork {
             arguments: &arguments,
             null: null.as_fd(),
             log: their_log.as_fd(),
-            socket: theirs.as_fd(),
+            socket: stream.as_fd(),
+            group: group.as_ref().map(AsFd::as_fd),
         })?;
         let log = LogRelay::new(&format!("{device}, {NAME}"), log);
-        Ok((UserNetwork { device: device.to_owned(), child, log, has_ended: false }, ours))
+        Ok(UserNetwork { device, child, log, has_ended: false, _group: group })
+    }
+}
+
+impl UserNetwork {
+    /// Whether its end has been seen.
+    pub fn is_over(&self) -> bool {
+        self.has_ended
     }
 
     /// Relays what it says; false once it says nothing any more.

@@ -15,6 +15,7 @@ use super::events::Event;
 use super::{Asker, Events, State, Supervisor};
 use crate::control_socket::ControlSocket;
 use crate::error::Error;
+use crate::user_network;
 
 /// What the spawner is called among the processes.
 const SPAWNER: &str = "vmm-spawner";
@@ -166,7 +167,22 @@ impl Supervisor {
             ready: process.ready.is_some(),
             landlock_abi: process.ready.as_ref().map_or(0, |ready| ready.landlock_abi),
         });
-        [launcher].into_iter().chain(spawner).chain(living).take(limits::MAX_PROCESSES).collect()
+        let networks = self.processes.user_networks.iter().filter(|network| !network.is_over());
+        let networks = networks.map(|network| ProcessStatus {
+            name: network.device.clone(),
+            program: user_network::NAME.to_owned(),
+            state: "its network".to_owned(),
+            pid: network.child.pid(),
+            ready: self.state != State::Starting,
+            landlock_abi: 0,
+        });
+        [launcher]
+            .into_iter()
+            .chain(spawner)
+            .chain(living)
+            .chain(networks)
+            .take(limits::MAX_PROCESSES)
+            .collect()
     }
 
     fn state_of(&self, index: usize) -> &'static str {
