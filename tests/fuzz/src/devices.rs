@@ -34,20 +34,24 @@ use std::sync::{Arc, OnceLock};
 const DISK: u64 = 1 << 20;
 
 /// A device and the guest memory that it serves. Both stay: what a request changes, the next input finds.
-struct Bench<D> {
+pub(crate) struct Bench<D> {
     device: Arc<D>,
     file: File,
     memory: DirectMemory,
 }
 
 impl<D: Device> Bench<D> {
-    fn of(device: Option<D>) -> Option<Self> {
+    pub(crate) fn of(device: Option<D>) -> Option<Self> {
         let file = memory::sealed(MEMORY)?;
         let memory = DirectMemory::map(file.try_clone().ok()?.into(), MEMORY).ok()?;
         Some(Self { device: Arc::new(device?), file, memory })
     }
 
-    fn feed(&self, data: &[u8]) {
+    pub(crate) fn device(&self) -> &D {
+        &self.device
+    }
+
+    pub(crate) fn feed(&self, data: &[u8]) {
         let Some(driver) = Driver::lay_out(data, self.device.queues(), &self.file) else { return };
         let served = direct::serve(&self.device, driver.queue, &self.memory, driver.ring, driver.features);
         driver.judge(&self.file, served.is_ok());

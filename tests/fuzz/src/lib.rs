@@ -13,10 +13,19 @@ mod back_end;
 mod config;
 mod devices;
 mod front_end;
+#[path = "../../../devices/blk-qcow2/tests/image_file/mod.rs"]
+#[expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "it reads what it has just made or has checked, and a panic is a finding"
+)]
+mod image_file;
 mod input;
 mod kernel;
 mod memory;
 mod protocol_frames;
+mod qcow2;
 mod registers;
 
 use std::sync::OnceLock;
@@ -50,6 +59,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "net", run: devices::net },
     Target { name: "pmem", run: devices::pmem },
     Target { name: "protocol", run: protocol_frames::run },
+    Target { name: "qcow2", run: qcow2::run },
     Target { name: "registers", run: registers::run },
     Target { name: "rng", run: devices::rng },
     Target { name: "vsock", run: devices::vsock },
