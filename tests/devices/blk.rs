@@ -3,6 +3,7 @@
 use system_tests::{Disk, Result};
 
 use crate::qemu::Qemu;
+use crate::qemu_img::{clean, convert, create};
 
 const DISK: [&str; 2] = ["-device", "vhost-user-blk-pci,chardev="];
 
@@ -45,5 +46,52 @@ fn writes(qemu: Qemu) -> Result<()> {
     let digest = ended.said("filled")?;
     assert_eq!(ended.said("read")?, format!("{digest} wrong=0"));
     assert_eq!(disk.digest(0)?, digest);
+    Ok(())
+}
+
+#[test]
+fn what_a_guest_of_qemu_writes_to_a_qcow2_image_is_what_qemu_img_finds_there() -> Result<()> {
+    let size = 64 << 20;
+    let disk = Disk::empty(0)?;
+    // Small clusters have many tables, and preallocated ones all tables from the start.
+    for options in ["cluster_size=64k", "cluster_size=4k,refcount_bits=1", "preallocation=metadata"] {
+        create(disk.path(), options, size)?;
+        let device = ["-device", "vhost-user-blk-pci,num-queues=2,chardev="];
+        let qemu = Qemu::new().device("blk-qcow2", &[&path(&disk), "--queues=2"], &device)?;
+        let ended = qemu.start("pattern")?.wait()?;
+        let digest = ended.said("filled")?;
+        assert_eq!(ended.said("read")?, format!("{digest} wrong=0"), "{options}");
+        clean(disk.path())?;
+        let raw = Disk::empty(size)?;
+        convert(disk.path(), "qcow2", raw.path(), &["-O", "raw"])?;
+        assert_eq!(raw.digest(0)?, digest, "{options}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_guest_of_qemu_reads_a_compressed_qcow2_image_and_writes_over_it() -> Result<()> {
+    let raw = Disk::with(&b"sixteen letters.".repeat(1 << 10), 4 << 20)?;
+    let (written, kept) = (Disk::empty(0)?, Disk::empty(0)?);
+    for image in [&written, &kept] {
+        convert(raw.path(), "raw", image.path(), &["-c", "-O", "qcow2"])?;
+    }
+    let before = kept.content()?;
+    let qemu = Qemu::new().device("blk-qcow2", &[&path(&written), "--serial=first"], &DISK)?;
+    let qemu = qemu.device("blk-qcow2", &[&path(&kept), "--serial=second", "--read-only"], &DISK)?;
+    let ended = qemu.start("disks")?.wait()?;
+    assert_eq!(ended.said("vda")?, "8192 0 first");
+    assert_eq!(ended.said("vdb")?, "8192 1 second");
+    assert_eq!(ended.said("vdb-begins")?, "sixteen letters.");
+    assert_eq!(ended.said("vda-written")?, "0");
+    ended.said("vdb-refused")?;
+    assert_eq!(kept.content()?, before);
+    clean(written.path())?;
+    let found = Disk::empty(0)?;
+    convert(written.path(), "qcow2", found.path(), &["-O", "raw"])?;
+    let (found, mut expected) = (found.content()?, raw.content()?);
+    assert!(found[512..].starts_with(b"written by the guest\0"));
+    expected[512..1024].copy_from_slice(&found[512..1024]);
+    assert!(found == expected);
     Ok(())
 }

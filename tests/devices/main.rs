@@ -16,6 +16,8 @@ mod net;
 #[cfg(test)]
 mod qemu;
 #[cfg(test)]
+mod qemu_img;
+#[cfg(test)]
 mod rng;
 #[cfg(test)]
 mod vsock;

@@ -88,6 +88,7 @@ impl Bench<'_> {
         }
         if group.needs == Needs::Qemu {
             nested::need_qemu()?;
+            crate::host::need_programs(&[("qemu-img", "qemu-utils")])?;
             self.prepare_artifacts(group)?;
         }
         let artifacts = self.artifacts.as_ref().filter(|_| group.needs == Needs::Qemu);
