@@ -17,6 +17,14 @@ mod ends;
 #[cfg(test)]
 mod entropy;
 #[cfg(test)]
+#[path = "../../devices/blk-qcow2/tests/image_file/mod.rs"]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::arithmetic_side_effects,
+    reason = "small numbers of our own"
+)]
+mod image_file;
+#[cfg(test)]
 mod kills;
 #[cfg(test)]
 mod network;
