@@ -21,6 +21,10 @@ mod fleet;
 #[cfg(test)]
 mod image;
 #[cfg(test)]
+#[path = "../../devices/blk-qcow2/tests/image_file/mod.rs"]
+#[expect(clippy::cast_possible_truncation, reason = "small numbers of our own")]
+mod image_file;
+#[cfg(test)]
 mod many;
 #[cfg(test)]
 mod one_balloon;

@@ -6,32 +6,39 @@ use std::time::Duration;
 
 use system_tests::{Disk, Ended, Machine, Result, Running, children, program, warnings, within};
 
+use crate::image_file::{Image, Shape};
 use crate::one_process::dies;
 
 /// How often the program is killed.
 const KILLS: usize = 20;
 
-/// What serves the one disk.
+/// What serves the one disk, and one in a qcow2 image.
 const PROGRAM: &str = "device-blk";
+const PROGRAM_OF_AN_IMAGE: &str = "device-blk-qcow2";
+/// That image: its clusters are small and it is never full, so that there is always something to be allocated, and the table
+/// of counts has to move.
+const SHAPE: Shape = Shape { cluster_bits: 9, refcount_order: 4, size: 64 << 20 };
+/// Clusters of the largest request, which is a block of the guest's, and of what its tables need.
+const LARGEST_REQUEST: usize = 256;
 
 /// Kills the program `KILLS` times at any moment of its work, each time a whole one.
-fn kill_over_and_over(running: &Running) -> Result<()> {
+fn kill_over_and_over(running: &Running, program: &str) -> Result<()> {
     for round in 0..KILLS {
         // Spread over the guest's rounds of work; a Weyl sequence is random enough.
         let moment = Duration::from_millis((round as u64).wrapping_mul(619) % 400);
-        dies(running, PROGRAM, "blk0", round + 1, moment)?;
+        dies(running, program, "blk0", round + 1, moment)?;
     }
     Ok(())
 }
 
 /// The guest has written more often than its disk's process changed, and lost nothing of it.
-fn is_whole(ended: &Ended, disk: &Disk) -> Result<()> {
+fn is_whole(ended: &Ended, sum: &str) -> Result<()> {
     assert_eq!(ended.code(), Some(0), "{}", ended.everything());
     let (written, failed) = ended.said("written-and-failed")?.split_once(' ').expect("two numbers");
     assert!(written.parse::<usize>().expect("a number") > KILLS, "{}", ended.everything());
     assert_eq!(failed, "0", "{}", ended.everything());
     assert_eq!(ended.said("different")?, "0", "{}", ended.everything());
-    assert_eq!(disk.md5()?, ended.said("whole")?);
+    assert_eq!(sum, ended.said("whole")?);
     Ok(())
 }
 
@@ -40,10 +47,30 @@ fn a_guest_on_one_cpu_loses_nothing_to_twenty_deaths_of_its_disk() -> Result<()>
     let disk = Disk::empty(4 << 20)?;
     let mut running = Machine::new("survive").disk(disk.path(), "").start()?;
     running.wait_for("writing")?;
-    kill_over_and_over(&running)?;
+    kill_over_and_over(&running, PROGRAM)?;
     running.type_line("end")?;
     let ended = running.wait()?;
-    is_whole(&ended, &disk)?;
+    is_whole(&ended, &disk.md5()?)?;
+    assert_eq!(ended.log.matches("vmm: device blk0 died: killed by SIGKILL").count(), KILLS);
+    warnings::none_of_ours(&ended)
+}
+
+/// And the image says of no cluster that it is free which has data or a table in it. Counted and not used are those of one
+/// request for each death at most.
+#[test]
+fn a_guest_loses_nothing_to_twenty_deaths_of_its_qcow2_image() -> Result<()> {
+    let empty = SHAPE.empty();
+    let disk = Disk::with(&empty, u64::try_from(empty.len()).expect("small"))?;
+    let mut running = Machine::new("survive").disk(disk.path(), ",format=qcow2").start()?;
+    running.wait_for("writing")?;
+    kill_over_and_over(&running, PROGRAM_OF_AN_IMAGE)?;
+    running.type_line("end")?;
+    let ended = running.wait()?;
+    let image = Image { bytes: disk.content()? };
+    let seen = Disk::with(&image.content(0, SHAPE.size), SHAPE.size)?;
+    is_whole(&ended, &seen.md5()?)?;
+    let leaked = image.check().expect("no cluster is used more often than it is counted");
+    assert!(leaked <= KILLS * LARGEST_REQUEST, "{leaked} clusters are counted and not used");
     assert_eq!(ended.log.matches("vmm: device blk0 died: killed by SIGKILL").count(), KILLS);
     warnings::none_of_ours(&ended)
 }
@@ -71,7 +98,7 @@ fn a_guest_loses_nothing_while_its_disks_program_is_replaced_twenty_times() -> R
     }
     running.type_line("end")?;
     let ended = running.wait()?;
-    is_whole(&ended, &disk)?;
+    is_whole(&ended, &disk.md5()?)?;
     assert_eq!(ended.log.matches("vmm: device blk0 is replaced").count(), KILLS);
     assert!(!ended.log.contains(" died: "), "{}", ended.everything());
     assert!(!socket.exists());
