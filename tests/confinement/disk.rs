@@ -4,6 +4,9 @@
 use std::fs;
 use std::path::Path;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
 use system_tests::Result;
 
 use crate::driver::{
@@ -85,6 +88,51 @@ fn a_qcow2_image_is_served_under_the_filters() -> Result<()> {
     let image = Image { bytes: fs::read(house.disk()).expect("an image") };
     assert_eq!(image.check(), Ok(0));
     holds_what_was_written(&image.content(0, 1 << 20), 0);
+    house.check_left()
+}
+
+/// And all that a user can ask for is what it is with a raw one, but for another size.
+#[test]
+fn a_qcow2_image_outlives_the_programs_that_serve_it_one_after_the_other() -> Result<()> {
+    let house = House::new(Who::OrdinaryUser)?;
+    fs::write(house.disk(), qcow2()).expect("an image");
+    let options = ",format=qcow2,spare=on,operations=100000";
+    let running = house.start_controlled(Guest::KeepsDriving, options, &[])?;
+    running.wait_for(DONE)?;
+    let spare = |count: usize| {
+        let line = "vmm: device blk0 has a spare";
+        running.wait_for_log("a spare", |log| (log.matches(line).count() == count).then_some(()))
+    };
+    let vmm = |words: &[&str]| {
+        let output = house.vmm().arg(words[0]).arg(house.control()).args(&words[1..]).output();
+        let output = output.expect("vmm runs");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(said).expect("text"))
+    };
+    for round in 1..=3 {
+        spare(2 * round - 1)?;
+        let (code, text) = vmm(&["inspect"]);
+        assert!(code == Some(0) && text.contains("device-blk-qcow2"), "{text}");
+        let (code, text) = vmm(&["ctl", "replace-device", "blk0"]);
+        assert_eq!(code, Some(0), "{text}");
+        spare(2 * round)?;
+        let (code, text) = vmm(&["ctl", "resize-disk", "blk0", "8M"]);
+        assert!(code == Some(DEVICE_FAILED) && text.contains("qemu-img resize"), "{code:?} {text}");
+        let (_, text) = vmm(&["inspect", "--json"]);
+        let all: Value = serde_json::from_str(&text).expect("JSON");
+        let serves = |it: &&Value| it["program"] == "device-blk-qcow2" && it["state"] == "serving";
+        let process = all["processes"].as_array().expect("processes").iter().find(serves);
+        let pid = process.expect("one that serves")["pid"].as_i64().expect("a number");
+        let pid = i32::try_from(pid).expect("a process id");
+        kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it lives");
+    }
+    spare(7)?;
+    running.signal(Signal::SIGQUIT)?;
+    let ended = running.wait()?;
+    assert_eq!(ended.log.matches("vmm: device blk0 serves again").count(), 3, "{}", ended.everything());
+    let image = Image { bytes: fs::read(house.disk()).expect("an image") };
+    image.check().expect("no cluster is used more often than it is counted");
+    assert!(sectors(&image.content(0, 1 << 20), WRITTEN).iter().all(|byte| *byte == PATTERN));
     house.check_left()
 }
 
