@@ -335,6 +335,19 @@ mod tests {
         assert_eq!(reader.remaining(), 1, "a refused read takes nothing");
     }
 
+    /// A second vCPU may write there at any time.
+    #[test]
+    fn what_was_read_is_a_copy_and_is_not_read_again() {
+        let mut bytes = [1u8, 2, 3, 4];
+        let slices = [VolatileSlice::from(&mut bytes[..])];
+        let mut reader = Reader::new(&slices);
+        let (mut header, mut rest) = ([0; 2], [0; 2]);
+        reader.read_exact(&mut header).unwrap();
+        slices[0].copy_from(&[9u8; 4]);
+        reader.read_exact(&mut rest).unwrap();
+        assert_eq!((header, rest, reader.remaining()), ([1, 2], [9, 9], 0));
+    }
+
     #[test]
     fn a_split_writer_cannot_reach_the_other_half() {
         let mut left = [0u8; 3];
