@@ -47,6 +47,7 @@ pub use messages::{
     },
     from_device::FromDevice,
     fs::FsOptions,
+    mem::{MEM_PLUGGED, MEM_REQUESTED, MemOptions},
     net::{MacAddress, NetOptions, NoMacAddress},
     pmem::PmemOptions,
     rates::{Rate, Rates},

@@ -55,6 +55,12 @@ pub const MAX_VSOCK_NAME: usize = MAX_VSOCK_PATH - 1;
 /// What address and size of persistent memory are multiples of: a large page of x86, and what Linux can take in as memory
 /// with descriptors of its pages (`memremap_compat_align`).
 pub const PMEM_ALIGNMENT: u64 = 2 << 20;
+/// The least size of a block of memory that is plugged in: a large page of x86, below which Linux does not go either.
+pub const MIN_MEM_BLOCK: u64 = 2 << 20;
+/// The largest: such memory lies at a whole GiB.
+pub const MAX_MEM_BLOCK: u64 = 1 << 30;
+/// The most such blocks of a device: with a bit for each its state fits into its keep.
+pub const MAX_MEM_BLOCKS: u64 = 15_872;
 /// Bytes of a file system's tag (virtio 1.2, 5.11.4).
 pub const MAX_FS_TAG: usize = 36;
 /// Entries of a list of counters or of lacking layers.

@@ -6,6 +6,7 @@ pub(crate) mod control;
 pub(crate) mod from_core;
 pub(crate) mod from_device;
 pub(crate) mod fs;
+pub(crate) mod mem;
 pub(crate) mod net;
 pub(crate) mod pmem;
 pub(crate) mod rates;

@@ -210,6 +210,7 @@ fn launcher_to_device_and_back() {
     golden(&ToDevice::Setup(limited), 0x0301, "016401020404fb2c010205021402");
     golden(&ToDevice::Keep, 0x0304, "00");
     golden(&FromDevice::Keeps, 0x0404, "00");
+    golden(&ToDevice::Set(Setting::Mem(300)), 0x0305, "04fb2c0100");
     golden(&ToDevice::Set(Setting::Balloon(300)), 0x0305, "00fb2c0100");
     golden(&ToDevice::Set(Setting::Disk(None)), 0x0305, "010000");
     golden(&ToDevice::Set(Setting::Disk(Some(1 << 33))), 0x0305, "0101fd000000000200000000");

@@ -52,7 +52,8 @@ pub fn of(program: Program) -> &'static [(Resource, u64)] {
         | Program::DeviceNet
         | Program::DeviceConsole
         | Program::DevicePmem
-        | Program::DeviceBalloon => &[
+        | Program::DeviceBalloon
+        | Program::DeviceMem => &[
             (Resource::RLIMIT_CORE, 0),
             (Resource::RLIMIT_MSGQUEUE, 0),
             (Resource::RLIMIT_NOFILE, 384),

@@ -29,11 +29,13 @@ pub enum Program {
     DeviceFs,
     /// `device-vsock`.
     DeviceVsock,
+    /// `device-mem`.
+    DeviceMem,
 }
 
 impl Program {
     /// Every program.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Launcher,
         Self::Core,
         Self::DeviceBlk,
@@ -45,6 +47,7 @@ impl Program {
         Self::DeviceBalloon,
         Self::DeviceFs,
         Self::DeviceVsock,
+        Self::DeviceMem,
     ];
 
     /// The name of the executable and of its policy file, `policies/x86_64/<name>.json`.
@@ -61,6 +64,7 @@ impl Program {
             Self::DeviceBalloon => "device-balloon",
             Self::DeviceFs => "device-fs",
             Self::DeviceVsock => "device-vsock",
+            Self::DeviceMem => "device-mem",
         }
     }
 
@@ -75,7 +79,8 @@ impl Program {
             | Self::DeviceNet
             | Self::DeviceConsole
             | Self::DevicePmem
-            | Self::DeviceBalloon => Root::Empty,
+            | Self::DeviceBalloon
+            | Self::DeviceMem => Root::Empty,
             Self::DeviceFs => Root::Files,
             Self::DeviceVsock => Root::Sockets,
         }
@@ -94,7 +99,8 @@ impl Program {
             | Self::DevicePmem
             | Self::DeviceBalloon
             | Self::DeviceFs
-            | Self::DeviceVsock => &[Stage::Setup, Stage::Serve, Stage::StandAlone],
+            | Self::DeviceVsock
+            | Self::DeviceMem => &[Stage::Setup, Stage::Serve, Stage::StandAlone],
         }
     }
 }

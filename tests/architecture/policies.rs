@@ -20,11 +20,11 @@ const BEFORE_SERVING: [&str; 3] = ["setup", "stand_alone", "spawner"];
 /// look at, map, unmap and close what they send (4), to tell the time where there is a limit to keep to, to end.
 /// device-net needs beside these to write frames, to set its tap's offloads and to see that a frame of a stream has arrived
 /// whole, and that more of one has (`ioctl` and `epoll_wait`); device-console to write output and to
-/// accept whoever comes to read it; device-pmem to flush its file; device-balloon to punch holes,
-/// and it knows no limits, so that it needs no clock; device-fs eighteen for names, attributes and what is in files and
+/// accept whoever comes to read it; device-pmem to flush its file; device-balloon and device-mem to punch holes,
+/// and they know no limits, so that they need no clock; device-fs eighteen for names, attributes and what is in files and
 /// directories, and one to remember what its guest knows of them; device-vsock to read and write streams, to accept and to
 /// make connections, to shut halves of them and to wait for many of them at once (7), without limits and so without a clock.
-const AIMS: [(&str, usize); 10] = [
+const AIMS: [(&str, usize); 11] = [
     ("vmm-core", 20),
     ("device-blk", 15),
     ("device-blk-qcow2", 15),
@@ -33,13 +33,14 @@ const AIMS: [(&str, usize); 10] = [
     ("device-console", 14),
     ("device-pmem", 13),
     ("device-balloon", 12),
+    ("device-mem", 12),
     ("device-fs", 31),
     ("device-vsock", 18),
 ];
 
 /// Devices that cannot be limited. All others ask for the time while they serve: by a system call only where the host's vDSO
 /// has no clock, so that no test on a host that has one would miss the rule.
-const WITHOUT_LIMITS: [&str; 2] = ["device-balloon", "device-vsock"];
+const WITHOUT_LIMITS: [&str; 3] = ["device-balloon", "device-mem", "device-vsock"];
 
 /// Calls whose meaning lies in an argument: allowing one of these without a condition allows too much.
 const PINNED: [&str; 7] = ["clone", "ioctl", "madvise", "mmap", "mprotect", "personality", "prctl"];

@@ -18,6 +18,8 @@ pub enum Setting {
     Console(ConsoleSize),
     /// Whether the link of a network is up. Since minor version 5.
     Link(bool),
+    /// How many bytes of memory the guest is to have plugged in. Since minor version 5.
+    Mem(u64),
 }
 
 impl Setting {
@@ -26,7 +28,7 @@ impl Setting {
     pub fn since(self) -> u8 {
         match self {
             Self::Balloon(_) => 4,
-            Self::Disk(_) | Self::Console(_) | Self::Link(_) => 5,
+            Self::Disk(_) | Self::Console(_) | Self::Link(_) | Self::Mem(_) => 5,
         }
     }
 
@@ -38,6 +40,7 @@ impl Setting {
                 within("size of a disk", bytes, 512, limits::MAX_DISK, "512 bytes to 4E")
             }
             Self::Console(size) => size.check(),
+            Self::Mem(bytes) => within("size of memory", bytes, 0, limits::MAX_MEMORY, "at most 384G"),
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::balloon::BalloonOptions;
 use super::console::{self, ConsoleOptions};
 use super::fs::{self, FsOptions};
+use super::mem::MemOptions;
 use super::net::{self, NetOptions};
 use super::pmem::PmemOptions;
 use super::rates::Rates;
@@ -94,6 +95,8 @@ pub enum DeviceOptions {
     Fs(FsOptions),
     /// virtio-vsock. Since minor version 5.
     Vsock(VsockOptions),
+    /// virtio-mem. Since minor version 5.
+    Mem(MemOptions),
 }
 
 impl DeviceOptions {
@@ -136,6 +139,7 @@ enum Wire {
     Balloon(BalloonOptions),
     Fs(fs::Wire),
     Vsock(vsock::Wire),
+    Mem(MemOptions),
 }
 
 impl BlkOptions {
@@ -160,6 +164,7 @@ impl DeviceSetup {
             DeviceOptions::Balloon(balloon) => balloon.check(),
             DeviceOptions::Fs(fs) => fs.check(),
             DeviceOptions::Vsock(vsock) => vsock.check(),
+            DeviceOptions::Mem(mem) => mem.check(),
         }
     }
 
@@ -200,6 +205,9 @@ impl DeviceSetup {
                 let wire = Wire::Vsock(vsock.wire());
                 fields::encode("Setup", &(&self.name, wire), &own(Fields::default())?)
             }
+            DeviceOptions::Mem(mem) => {
+                fields::encode("Setup", &(&self.name, Wire::Mem(*mem)), &own(Fields::default())?)
+            }
         }
     }
 
@@ -223,6 +231,7 @@ impl DeviceSetup {
             Wire::Balloon(balloon) => DeviceOptions::Balloon(balloon),
             Wire::Fs(fs) => DeviceOptions::Fs(FsOptions::from_wire(fs)),
             Wire::Vsock(vsock) => DeviceOptions::Vsock(VsockOptions::from_wire(vsock)),
+            Wire::Mem(mem) => DeviceOptions::Mem(mem),
         };
         Ok(Self { name, options, blamed, keep, rates })
     }

@@ -16,7 +16,7 @@ use crate::attempts::{self, Attempt, Hand};
 use crate::probe::{self, word};
 
 /// The confinements that attempts are made in.
-const CONFINEMENTS: [(Program, Stage); 31] = [
+const CONFINEMENTS: [(Program, Stage); 34] = [
     (Program::Launcher, Stage::Serve),
     (Program::Core, Stage::Setup),
     (Program::DeviceBlk, Stage::Setup),
@@ -28,6 +28,7 @@ const CONFINEMENTS: [(Program, Stage); 31] = [
     (Program::DeviceBalloon, Stage::Setup),
     (Program::DeviceFs, Stage::Setup),
     (Program::DeviceVsock, Stage::Setup),
+    (Program::DeviceMem, Stage::Setup),
     (Program::Core, Stage::Control),
     (Program::Core, Stage::Vcpu),
     (Program::DeviceBlk, Stage::Serve),
@@ -48,6 +49,8 @@ const CONFINEMENTS: [(Program, Stage); 31] = [
     (Program::DeviceFs, Stage::StandAlone),
     (Program::DeviceVsock, Stage::Serve),
     (Program::DeviceVsock, Stage::StandAlone),
+    (Program::DeviceMem, Stage::Serve),
+    (Program::DeviceMem, Stage::StandAlone),
 ];
 
 /// `SIGSYS`, which ends a process whose system call was refused.

@@ -40,7 +40,7 @@ pub const MOUNT: &str = "/ tmpfs ro,nosuid,nodev,noexec";
 pub const DIRECTORY_MOUNT: [&str; 3] = ["nosuid", "nodev", "noexec"];
 
 /// One for each spawned program.
-pub const EXPECTATIONS: [Expectation; 10] = [
+pub const EXPECTATIONS: [Expectation; 11] = [
     Expectation { program: Program::Core, stage: Stage::Control, threads: 2, open_files: 8192 },
     Expectation { program: Program::DeviceBlk, stage: Stage::Serve, threads: 1, open_files: 640 },
     Expectation { program: Program::DeviceBlkQcow2, stage: Stage::Serve, threads: 1, open_files: 640 },
@@ -51,6 +51,7 @@ pub const EXPECTATIONS: [Expectation; 10] = [
     Expectation { program: Program::DeviceBalloon, stage: Stage::Serve, threads: 1, open_files: 384 },
     Expectation { program: Program::DeviceFs, stage: Stage::Serve, threads: 1, open_files: 4736 },
     Expectation { program: Program::DeviceVsock, stage: Stage::Serve, threads: 1, open_files: 896 },
+    Expectation { program: Program::DeviceMem, stage: Stage::Serve, threads: 1, open_files: 384 },
 ];
 
 /// The descriptors at the hand-over, and the memory that the driver hands to each probe.

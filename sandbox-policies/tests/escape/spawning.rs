@@ -45,6 +45,7 @@ pub fn what_cannot_be_confined_is_not_spawned(who: &str) -> Result<Count, String
         (Program::DeviceBalloon, Stage::Serve),
         (Program::DeviceFs, Stage::Serve),
         (Program::DeviceVsock, Stage::Serve),
+        (Program::DeviceMem, Stage::Serve),
     ] {
         count.add(&format!("{who} panic in {} {}", program.name(), stage.key()), panics(program, stage));
     }

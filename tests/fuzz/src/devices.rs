@@ -23,9 +23,10 @@ use device_backend::Device;
 use device_backend::direct::{self, DirectMemory};
 use device_balloon::Balloon;
 use device_blk::{Blk, Disk};
+use device_mem::Mem;
 use device_pmem::Pmem;
 use device_rng::Rng;
-use protocol::{BalloonOptions, BlkOptions, MemoryRegion, PmemOptions};
+use protocol::{BalloonOptions, BlkOptions, MemOptions, MemoryRegion, PmemOptions, limits};
 use ring::{Driver, MEMORY};
 use std::fs::File;
 use std::sync::{Arc, OnceLock};
@@ -83,6 +84,17 @@ pub fn balloon(data: &[u8]) {
     let bench = BENCH.get_or_init(|| {
         let options = BalloonOptions { size: 1 << 16, deflate_on_oom: true, free_page_reporting: true };
         Bench::of(Balloon::new(options).ok())
+    });
+    bench.iter().for_each(|bench| bench.feed(data));
+}
+
+/// virtio-mem, whose region is beyond the guest's memory: what is plugged stays so.
+pub fn mem(data: &[u8]) {
+    static BENCH: OnceLock<Option<Bench<Mem>>> = OnceLock::new();
+    let bench = BENCH.get_or_init(|| {
+        let region = MemoryRegion { guest_phys: limits::MAX_MEM_BLOCK, size: limits::MAX_MEM_BLOCK };
+        let options = MemOptions { region, block: limits::MIN_MEM_BLOCK, requested: region.size / 2 };
+        Bench::of(Mem::new(options).ok())
     });
     bench.iter().for_each(|bench| bench.feed(data));
 }

@@ -56,6 +56,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "front-end", run: front_end::run },
     Target { name: "fs", run: devices::fs },
     Target { name: "kernel", run: kernel::run },
+    Target { name: "mem", run: devices::mem },
     Target { name: "net", run: devices::net },
     Target { name: "pmem", run: devices::pmem },
     Target { name: "protocol", run: protocol_frames::run },

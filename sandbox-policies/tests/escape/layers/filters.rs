@@ -18,8 +18,8 @@ use crate::checked;
 const EXPECTED: &str = include_str!("filters.txt");
 
 /// How many attempts at most one layer of a confined program stops once its filter has let them through, as written. It may
-/// only go down.
-const ONE_LEFT: usize = 15;
+/// only go down, but that each new device program that can be started by hand has one, as all have.
+const ONE_LEFT: usize = 16;
 
 /// Whose: all that serve, alone or spawned.
 fn confinements() -> impl Iterator<Item = (Program, Stage)> {
