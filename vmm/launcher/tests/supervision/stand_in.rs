@@ -243,6 +243,26 @@ fn count_in_keep(control: &Channel) -> u8 {
     count
 }
 
+/// What ends a core before it has said that it is ready.
+fn before_it_is_ready(control: &Channel, act: &str) -> Option<ExitCode> {
+    Some(ExitCode::from(match act {
+        "exit-at-once" => 6,
+        "abort-at-once" => std::process::abort(),
+        "fail" => {
+            let text = "cannot load the kernel: a stand-in\n\x1b[2Jcannot".to_owned();
+            let failed = FromCore::Failed(Failure { kind: FailureKind::Kernel, text });
+            control.send(&failed, &[]).expect("the launcher listens");
+            4
+        }
+        // Until it is told to end.
+        "never-ready" => {
+            let told = control.receive::<ToCore>(Phase::Serving).expect("a word");
+            if told.is_some() { 0 } else { 99 }
+        }
+        _ => return None,
+    }))
+}
+
 fn core(control: Channel) -> ExitCode {
     let Some((ToCore::Setup(setup), fds)) = control.receive(Phase::HandOver).expect("a setup") else {
         return ExitCode::from(99);
@@ -251,20 +271,10 @@ fn core(control: Channel) -> ExitCode {
     let say = |message: FromCore| control.send(&message, &[]).expect("the launcher listens");
     let ready = || say(FromCore::Ready(Ready { landlock_abi: 0, lacking: Vec::new() }));
     let act = setup.command_line.split_whitespace().next().unwrap_or_default();
-    match act {
-        "exit-at-once" => return ExitCode::from(6),
-        "abort-at-once" => std::process::abort(),
-        "fail" => {
-            let text = "cannot load the kernel: a stand-in\n\x1b[2Jcannot".to_owned();
-            say(FromCore::Failed(Failure { kind: FailureKind::Kernel, text }));
-            return ExitCode::from(4);
-        }
-        "never-ready" => {
-            let told = control.receive::<ToCore>(Phase::Serving).expect("a word");
-            return ExitCode::from(if told.is_some() { 0 } else { 99 });
-        }
-        _ => ready(),
+    if let Some(code) = before_it_is_ready(&control, act) {
+        return code;
     }
+    ready();
     match act {
         "counters-unasked" => {
             say(FromCore::Counters(Counters { entries: Vec::new() }));
