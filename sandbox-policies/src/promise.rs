@@ -266,4 +266,25 @@ mod tests {
         posture.threads[0].seccomp = 0;
         assert_eq!(differences(Role::Spawner, &posture).len(), 1);
     }
+
+    #[test]
+    fn who_confines_itself_is_held_to_what_that_gives() {
+        let mut foreign = posture(Program::DeviceNet);
+        foreign.threads.iter_mut().for_each(|thread| (thread.filters, thread.ns_pids) = (1, vec![99]));
+        foreign.limits = BTreeMap::from([("Max core file size".to_owned(), (Some(0), Some(0)))]);
+        let own = |kind: &str, own| (kind.to_owned(), own);
+        let kinds = [own("user", true), own("mnt", true), own("net", false), own("pid", false)];
+        foreign.namespaces = Some(kinds.into());
+        (foreign.root_entries, foreign.environment) = (Some(3), Some(2));
+        assert_eq!(differences(Role::Foreign, &foreign), Vec::<String>::new());
+        foreign.namespaces.as_mut().unwrap().insert("mnt".to_owned(), false);
+        foreign.threads[1].seccomp = 0;
+        foreign.threads[0].capabilities[2] = 1;
+        foreign.limits.clear();
+        let found = differences(Role::Foreign, &foreign);
+        for what in ["seccomp: mode 0", "capabilities: 0x1", "mnt namespace", "Max core file size"] {
+            assert!(found.iter().any(|line| line.contains(what)), "{what}: {found:?}");
+        }
+        assert_eq!(found.len(), 4, "{found:?}");
+    }
 }
