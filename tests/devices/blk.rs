@@ -1,9 +1,11 @@
 //! Disks.
 
+use std::time::Duration;
+
 use system_tests::{Disk, Result};
 
 use crate::qemu::Qemu;
-use crate::qemu_img::{clean, convert, create};
+use crate::qemu_img::{clean, clean_but_for_leaks, convert, create};
 
 const DISK: [&str; 2] = ["-device", "vhost-user-blk-pci,chardev="];
 
@@ -93,5 +95,28 @@ fn a_guest_of_qemu_reads_a_compressed_qcow2_image_and_writes_over_it() -> Result
     assert!(found[512..].starts_with(b"written by the guest\0"));
     expected[512..1024].copy_from_slice(&found[512..1024]);
     assert!(found == expected);
+    Ok(())
+}
+
+#[test]
+fn a_qcow2_image_whose_program_is_killed_again_and_again_is_whole_for_qemu_img() -> Result<()> {
+    let (size, deaths) = (64 << 20, 8);
+    let disk = Disk::empty(0)?;
+    create(disk.path(), "cluster_size=512", size)?;
+    let mut guest = Qemu::new().device("blk-qcow2", &[&path(&disk)], &DISK)?.start("survive")?;
+    guest.running.wait_for("writing")?;
+    for death in 0..deaths {
+        // Longer than QEMU takes to connect again; any moment of the guest's work.
+        std::thread::sleep(Duration::from_millis(2000 + 617 * death % 400));
+        guest.kill_first()?;
+    }
+    guest.running.type_line("end")?;
+    let ended = guest.wait()?;
+    let (_, failed) = ended.said("written-and-failed")?.split_once(' ').expect("two numbers");
+    assert_eq!((failed, ended.said("different")?), ("0", "0"), "{}", ended.everything());
+    clean_but_for_leaks(disk.path())?;
+    let raw = Disk::empty(size)?;
+    convert(disk.path(), "qcow2", raw.path(), &["-O", "raw"])?;
+    assert_eq!(raw.md5()?, ended.said("whole")?);
     Ok(())
 }

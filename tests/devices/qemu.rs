@@ -30,6 +30,8 @@ pub struct Qemu {
 /// A device program that listens.
 struct BackEnd {
     name: String,
+    socket: PathBuf,
+    arguments: Vec<String>,
     child: Child,
     log: Capture,
 }
@@ -74,13 +76,14 @@ impl Qemu {
     pub fn device(mut self, name: &str, arguments: &[&str], options: &[&str]) -> Result<Self> {
         let id = format!("back{}", self.back_ends.len());
         let socket = self.folder.path().join(&id);
-        let mut command = Command::new(program(&format!("device-{name}"))?);
-        command.arg(format!("--socket-path={}", socket.display())).args(arguments);
-        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs");
-        let log = Capture::of(child.stderr.take().expect("a pipe"));
-        self.back_ends.push(BackEnd { name: name.to_owned(), child, log });
-        within(&format!("device-{name} listens"), || listens(&socket).then_some(()))?;
-        self.options.extend(["-chardev".to_owned(), format!("socket,id={id},path={}", socket.display())]);
+        // Should it be gone for a moment, QEMU connects again, a second later at the earliest.
+        let chardev = format!("socket,id={id},path={},reconnect=1", socket.display());
+        self.back_ends.push(BackEnd::start(
+            name,
+            socket,
+            arguments.iter().map(ToString::to_string).collect(),
+        )?);
+        self.options.extend(["-chardev".to_owned(), chardev]);
         let with_id = |option: &&str| option.replace("chardev=", &format!("chardev={id}"));
         self.options.extend(options.iter().map(with_id));
         Ok(self)
@@ -128,6 +131,19 @@ pub struct Guest {
 }
 
 impl Guest {
+    /// Kills the program of the first device with all that it has started, and starts it again, as a supervisor would.
+    pub fn kill_first(&mut self) -> Result<()> {
+        let Some(back_end) = self.back_ends.first_mut() else { return Ok(()) };
+        back_end.child.kill().expect("it runs");
+        back_end.child.wait().expect("a child of ours");
+        // What it had started has this open until it is gone, too.
+        back_end.log.wait_for_end()?;
+        let _ = fs::remove_file(&back_end.socket);
+        let (name, socket) = (back_end.name.clone(), back_end.socket.clone());
+        *back_end = BackEnd::start(&name, socket, back_end.arguments.clone())?;
+        Ok(())
+    }
+
     /// Waits until it has powered off. The device programs, whose front end is gone, end as they should and have had nothing
     /// to complain of.
     pub fn wait(self) -> Result<Ended> {
@@ -140,6 +156,18 @@ impl Guest {
             assert!(status.success() && log.is_empty(), "device-{}: {status}: {log}", back_end.name);
         }
         Ok(ended)
+    }
+}
+
+impl BackEnd {
+    fn start(name: &str, socket: PathBuf, arguments: Vec<String>) -> Result<Self> {
+        let mut command = Command::new(program(&format!("device-{name}"))?);
+        command.arg(format!("--socket-path={}", socket.display())).args(&arguments);
+        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs");
+        let log = Capture::of(child.stderr.take().expect("a pipe"));
+        let back_end = Self { name: name.to_owned(), socket, arguments, child, log };
+        within(&format!("device-{name} listens"), || listens(&back_end.socket).then_some(()))?;
+        Ok(back_end)
     }
 }
 
