@@ -190,6 +190,15 @@ impl Header {
                 "is corrupt: its refcount table refers to no block; repair it with qemu-img check -r all",
             ));
         }
+        // To allocate a block for the beginning of the image `imago` looks for a cluster behind it, for which it would have
+        // to have that block: it would call itself until the stack ends.
+        let mut first = [0; 8];
+        file.read(&mut first, self.refcounts.start).map_err(unread)?;
+        if first == [0; 8] {
+            return Err(refused(
+                "is corrupt: it does not count its own header; repair it with qemu-img check -r all",
+            ));
+        }
         Ok(())
     }
 
@@ -322,6 +331,7 @@ mod tests {
             assert!(with(at, &value).contains("corrupt"), "{at}");
         }
         assert!(with(4096 + 8, &[0, 0, 0, 0, 0, 0, 2, 0]).contains("refers to no block"));
+        assert!(with(4096, &[0; 8]).contains("does not count its own header"));
         assert!(with(3 * 4096, &[0, 0, 0, 0, 0, 0, 0x40, 0]).contains("L2 table that is shared"));
     }
 
