@@ -76,8 +76,14 @@ impl Qemu {
     pub fn device(mut self, name: &str, arguments: &[&str], options: &[&str]) -> Result<Self> {
         let id = format!("back{}", self.back_ends.len());
         let socket = self.folder.path().join(&id);
-        // Should it be gone for a moment, QEMU connects again, a second later at the earliest.
-        let chardev = format!("socket,id={id},path={},reconnect=1", socket.display());
+        // Should a disk's be gone for a moment, QEMU connects again, a second later at the earliest. Not all of its other
+        // devices wait until it has.
+        let reconnect = match (name.starts_with("blk"), self.release) {
+            (false, _) => "",
+            (true, Release::Host) => ",reconnect=1",
+            (true, Release::Next) => ",reconnect-ms=1000",
+        };
+        let chardev = format!("socket,id={id},path={}{reconnect}", socket.display());
         self.back_ends.push(BackEnd::start(
             name,
             socket,
