@@ -14,6 +14,8 @@ mod driver;
 #[cfg(test)]
 mod ends;
 #[cfg(test)]
+mod excuses;
+#[cfg(test)]
 mod expectations;
 #[cfg(test)]
 mod filters;

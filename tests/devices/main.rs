@@ -10,6 +10,14 @@ mod blk;
 #[cfg(test)]
 mod console;
 #[cfg(test)]
+#[path = "../confinement/excuses.rs"]
+mod excuses;
+#[cfg(test)]
+#[path = "../confinement/filters.rs"]
+#[expect(dead_code, reason = "here nothing is taken out of a filter")]
+#[expect(clippy::arithmetic_side_effects, reason = "a test says what it expects by failing")]
+mod filters;
+#[cfg(test)]
 mod fs;
 #[cfg(test)]
 mod net;
@@ -20,4 +28,8 @@ mod qemu_img;
 #[cfg(test)]
 mod rng;
 #[cfg(test)]
+mod rules;
+#[cfg(test)]
 mod vsock;
+#[cfg(test)]
+mod witness;

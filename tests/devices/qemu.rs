@@ -3,8 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
 
 use system_tests::{Capture, Ended, Error, Result, Running, artifact, program, within};
+
+use crate::witness::Witness;
 
 /// In `/proc/net/unix`: the socket takes connections (`__SO_ACCEPTCON`).
 const LISTENS: &str = "00010000";
@@ -25,6 +28,8 @@ pub struct Qemu {
     folder: tempfile::TempDir,
     back_ends: Vec<BackEnd>,
     options: Vec<String>,
+    /// What writes down which rules its devices' programs use.
+    witness: Option<Rc<Witness>>,
 }
 
 /// A device program that listens.
@@ -45,12 +50,18 @@ impl Qemu {
             folder: tempfile::tempdir().expect("a folder"),
             back_ends: Vec::new(),
             options: Vec::new(),
+            witness: None,
         }
     }
 
     /// That of the next release.
     pub fn next() -> Self {
         Self { release: Release::Next, ..Self::new() }
+    }
+
+    /// The same, whose devices' programs are this witness's.
+    pub fn before(witness: &Rc<Witness>) -> Self {
+        Self { witness: Some(Rc::clone(witness)), ..Self::next() }
     }
 
     /// Has the one and the other go through a test.
@@ -84,11 +95,12 @@ impl Qemu {
             (true, Release::Next) => ",reconnect-ms=1000",
         };
         let chardev = format!("socket,id={id},path={}{reconnect}", socket.display());
-        self.back_ends.push(BackEnd::start(
-            name,
-            socket,
-            arguments.iter().map(ToString::to_string).collect(),
-        )?);
+        let command = match &self.witness {
+            Some(witness) => witness.command(name, &id),
+            None => Command::new(program(&format!("device-{name}"))?),
+        };
+        let arguments = arguments.iter().map(ToString::to_string).collect();
+        self.back_ends.push(BackEnd::start(command, name, socket, arguments)?);
         self.options.extend(["-chardev".to_owned(), chardev]);
         let with_id = |option: &&str| option.replace("chardev=", &format!("chardev={id}"));
         self.options.extend(options.iter().map(with_id));
@@ -146,7 +158,8 @@ impl Guest {
         back_end.log.wait_for_end()?;
         let _ = fs::remove_file(&back_end.socket);
         let (name, socket) = (back_end.name.clone(), back_end.socket.clone());
-        *back_end = BackEnd::start(&name, socket, back_end.arguments.clone())?;
+        let command = Command::new(program(&format!("device-{name}"))?);
+        *back_end = BackEnd::start(command, &name, socket, back_end.arguments.clone())?;
         Ok(())
     }
 
@@ -166,8 +179,7 @@ impl Guest {
 }
 
 impl BackEnd {
-    fn start(name: &str, socket: PathBuf, arguments: Vec<String>) -> Result<Self> {
-        let mut command = Command::new(program(&format!("device-{name}"))?);
+    fn start(mut command: Command, name: &str, socket: PathBuf, arguments: Vec<String>) -> Result<Self> {
         command.arg(format!("--socket-path={}", socket.display())).args(&arguments);
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs");
         let log = Capture::of(child.stderr.take().expect("a pipe"));
