@@ -1,6 +1,7 @@
 //! `vmm doctor` on this host, and on hosts from which something was taken away.
 
 use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 
@@ -59,6 +60,10 @@ fn a_host_that_runs_machines_has_every_layer() -> Result<()> {
         // Those that want a directory are only looked for.
         assert_eq!(of(&all, &name)["tried"], !["fs", "vsock"].contains(&device), "{device}");
     }
+    // Looked for, and not started.
+    let passt = of(&all, "passt");
+    assert_eq!(passt["held"], Path::new("/usr/bin/passt").is_file(), "{passt}");
+    assert!(passt["held"] == false || passt["tried"] == false, "{passt}");
     // What is lacking here is no reason to refuse.
     assert!(all.iter().all(|one| one["held"] == true || one["stops"].is_null()), "{all:?}");
     let mut screen = Command::new(program("vmm")?);

@@ -24,7 +24,7 @@ use crate::nearest;
 
 use console::Console;
 pub use fs::Fs;
-pub use net::{Interface, Net};
+pub use net::{Interface, Net, PASST};
 pub use pmem::Pmem;
 pub use vsock::Vsock;
 

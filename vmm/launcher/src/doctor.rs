@@ -111,7 +111,7 @@ const LESS_CONFINED: &str = "vmm refuses; with --sandbox=available a program tha
 pub fn run(line: &DoctorLine) -> Result<(String, Code), Error> {
     let mut all = needed(line)?;
     all.extend([host::control_groups(line.cgroup.as_deref()), host::stray_descriptors()]);
-    all.extend([host::tap(), host::huge_pages(), host::speculation()]);
+    all.extend([host::tap(), host::user_network(), host::huge_pages(), host::speculation()]);
     // Last: what is confined cannot try anything any more, but print.
     all.extend(landlock::own_confinement());
     let code = all.iter().find_map(Finding::code).unwrap_or(Code::PoweredOff);

@@ -10,7 +10,7 @@ use super::Options;
 use crate::error::Error;
 
 /// Where distributions have passt. Not looked for in PATH: what is executed with the network of the user is his word.
-const PASST: &str = "/usr/bin/passt";
+pub const PASST: &str = "/usr/bin/passt";
 
 /// A network that `device-net` serves.
 #[derive(Debug, Clone, PartialEq, Eq)]

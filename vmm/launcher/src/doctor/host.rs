@@ -9,7 +9,9 @@ use sandbox_policies::cgroup::Delegated;
 use sandbox_policies::speculation as control;
 
 use super::Finding;
+use crate::device::PASST;
 use crate::memory::Region;
+use crate::user_network;
 
 /// `F_SEAL_EXEC` (Linux 6.3), which nix does not name.
 const SEAL_EXEC: i32 = 0x20;
@@ -64,6 +66,22 @@ fn group(groups: &str, mounts: &str) -> Option<PathBuf> {
     let own = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
     let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "))?.split(' ').nth(4)?;
     Some(Path::new(mount).join(own))
+}
+
+/// Whether there is a program for networks without privileges. It is not started: it would do something to the host's.
+pub fn user_network() -> Finding {
+    match user_network::look(Path::new(PASST)) {
+        Ok(_) => Finding::there(user_network::NAME, format!("{PASST:?}, not started")),
+        Err(_) => {
+            let costs = "--device net,user=on is refused, but with passt=PATH";
+            Finding::lacks(
+                user_network::NAME,
+                format!("{PASST:?} cannot be opened"),
+                costs,
+                "install the package passt",
+            )
+        }
+    }
 }
 
 /// Whether a process can have its speculation restricted; nobody's is, for this.
