@@ -1,8 +1,10 @@
 //! Disks.
 
-use std::time::Duration;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
 
-use system_tests::{Disk, Result};
+use system_tests::{Disk, Result, within};
 
 use crate::qemu::Qemu;
 use crate::qemu_img::{clean, clean_but_for_leaks, convert, create};
@@ -106,9 +108,11 @@ fn a_qcow2_image_whose_program_is_killed_again_and_again_is_whole_for_qemu_img()
     let mut guest = Qemu::new().device("blk-qcow2", &[&path(&disk)], &DISK)?.start("survive")?;
     guest.running.wait_for("writing")?;
     for death in 0..deaths {
-        // Longer than QEMU takes to connect again; any moment of the guest's work.
-        std::thread::sleep(Duration::from_millis(2000 + 617 * death % 400));
         guest.kill_first()?;
+        // It serves the guest, which waits for each write before it makes the next; then any moment of that work.
+        let (before, now) = (written(disk.path()), || written(disk.path()));
+        within("a write of the guest's", || (now() != before).then_some(()))?;
+        std::thread::sleep(Duration::from_millis(617 * death % 400));
     }
     guest.running.type_line("end")?;
     let ended = guest.wait()?;
@@ -119,4 +123,10 @@ fn a_qcow2_image_whose_program_is_killed_again_and_again_is_whole_for_qemu_img()
     convert(disk.path(), "qcow2", raw.path(), &["-O", "raw"])?;
     assert_eq!(raw.md5()?, ended.said("whole")?);
     Ok(())
+}
+
+/// When the file was written to.
+fn written(path: &Path) -> SystemTime {
+    let written = fs::metadata(path).and_then(|metadata| metadata.modified());
+    written.expect("a file system that knows")
 }

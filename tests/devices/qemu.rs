@@ -149,7 +149,8 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Kills the program of the first device with all that it has started, and starts it again, as a supervisor would.
+    /// Kills the program of the first device with all that it has started, and starts it again, as a supervisor would. QEMU
+    /// is connected to it then.
     pub fn kill_first(&mut self) -> Result<()> {
         let Some(back_end) = self.back_ends.first_mut() else { return Ok(()) };
         back_end.child.kill().expect("it runs");
@@ -160,7 +161,8 @@ impl Guest {
         let (name, socket) = (back_end.name.clone(), back_end.socket.clone());
         let command = Command::new(program(&format!("device-{name}"))?);
         *back_end = BackEnd::start(command, &name, socket, back_end.arguments.clone())?;
-        Ok(())
+        // Its one front end having come, a program takes the name away.
+        within("QEMU connects again", || (!back_end.socket.exists()).then_some(()))
     }
 
     /// Waits until it has powered off. The device programs, whose front end is gone, end as they should and have had nothing
