@@ -54,7 +54,7 @@ fn stops(all: &[Value], what: &str, code: i32, says: &str) {
 fn a_host_that_runs_machines_has_every_layer() -> Result<()> {
     let all = found(doctor(&[])?, 0)?;
     holds(&all, &["KVM", "guest memory", "namespaces", "confinement", "virtual machine", "launcher"]);
-    for device in ["blk", "blk-qcow2", "rng", "net", "console", "pmem", "balloon", "fs", "vsock"] {
+    for device in ["blk", "blk-qcow2", "rng", "net", "console", "pmem", "balloon", "fs", "vsock", "mem"] {
         let name = format!("device-{device}");
         holds(&all, &[&name]);
         // Those that want a directory are only looked for.
@@ -156,6 +156,14 @@ fn programs_that_are_missing_or_none() -> Result<()> {
         let one = of(&all, name);
         assert_eq!((&one["held"], &one["stops"]), (&false.into(), &Value::Null), "{one}");
         assert!(one["found"].as_str().expect("a text").contains(says), "{one}");
+    }
+    for (name, costs) in [
+        ("device-net", "--device net is refused"),
+        ("device-blk-qcow2", "--device blk,format=qcow2 is refused"),
+        // There is no --device of it.
+        ("device-mem", "other monitors cannot be served memory to plug in"),
+    ] {
+        assert_eq!(of(&all, name)["costs"], costs);
     }
     Ok(())
 }

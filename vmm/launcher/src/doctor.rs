@@ -195,10 +195,11 @@ fn of_device(executable: &Executable, null: &std::os::fd::OwnedFd) -> Result<Fin
 
 fn without_device(program: Program, found: String) -> Finding {
     let name = program.name();
-    let kind = match program {
-        Program::DeviceBlkQcow2 => "blk,format=qcow2",
-        _ => name.strip_prefix("device-").unwrap_or(name),
+    let costs = match program {
+        Program::DeviceBlkQcow2 => "--device blk,format=qcow2 is refused".to_owned(),
+        // No machine of vmm's has it yet.
+        Program::DeviceMem => "other monitors cannot be served memory to plug in".to_owned(),
+        _ => format!("--device {} is refused", name.strip_prefix("device-").unwrap_or(name)),
     };
-    let costs = format!("--device {kind} is refused");
     Finding::lacks(name, found, &costs, "install the whole of vmm, of one version")
 }
