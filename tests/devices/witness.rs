@@ -10,7 +10,7 @@ use system_tests::{Result, program};
 
 use crate::filters;
 
-/// What the witness of a program writes is this beside it.
+/// How the name of what the witness of a program has written ends.
 const WITNESSED: &str = "witnessed";
 
 /// Copies of the device programs, and what has been written down.

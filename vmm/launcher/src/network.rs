@@ -30,7 +30,7 @@ pub struct Network {
     pub name: String,
     /// Whether the interface is made for this machine, and goes with it.
     pub made: bool,
-    /// The program that it is, if `vmm` has started it.
+    /// The program that it is, if `vmm` is to start it.
     pub user: Option<Box<Planned>>,
     /// What the program is told.
     pub options: NetOptions,
