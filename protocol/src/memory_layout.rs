@@ -9,7 +9,7 @@
 //! 0xFFFB_C000      KVM's TSS and identity map
 //! 4 GiB            the rest of RAM
 //! next GiB         PCI window for 64-bit BARs
-//! behind it        persistent memory, each device's at a whole GiB
+//! behind it        persistent memory, then memory to be plugged in, each device's at a whole GiB
 //! ```
 
 use crate::MemoryRegion;
@@ -59,8 +59,8 @@ pub fn pci64_start(regions: &[MemoryRegion]) -> u64 {
     end.max(HOLE_END).checked_next_multiple_of(GIB).unwrap_or(u64::MAX)
 }
 
-/// Where persistent memory of these `sizes` lies in a guest with these regions of RAM, in the same order. An address that
-/// does not exist, [`u64::MAX`], if there is none left.
+/// Where persistent memory of these `sizes`, and behind that memory to be plugged in, lies in a guest with these regions of
+/// RAM, in the same order. An address that does not exist, [`u64::MAX`], if there is none left.
 #[must_use]
 pub fn persistent(regions: &[MemoryRegion], sizes: &[u64]) -> Vec<MemoryRegion> {
     let mut next = pci64_start(regions).saturating_add(PCI64_SIZE);

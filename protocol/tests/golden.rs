@@ -44,6 +44,7 @@ fn attach() -> AttachDevice {
         queue_size: 256,
         deadline_ms: 1000,
         pmem: None,
+        mem: None,
     }
 }
 

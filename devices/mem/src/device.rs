@@ -13,16 +13,21 @@
 //! that is done again. Done twice, it would be refused, for the blocks are what it asks for already; so a process takes the
 //! first request that it sees, if that is the one kept last, for one that is done.
 //!
+//! A driver that reads `plugged_size` relies on its being what the last answered request made it. A front end that has a
+//! copy of the configuration cannot ask for each time; so the number is on a page that it reads, before the answer.
+//!
 //! No reset changes any of it (§5.15.5.2): the driver has to ask for that.
 //!
 //! Two threads change it: the queue's, the blocks; and the one that hears the user, what he wants. So it is changed and kept
 //! under one lock, and not by the library.
 
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use device_backend::{
-    Device, Error, GuestPages, Handler, Keeper, Kept, NOTHING_TO_SET, Reader, Service, Writer, log_line,
+    Device, Error, GuestPages, Handler, Keeper, Kept, NOTHING_TO_SET, Reader, Service, SharedWord, Writer,
+    log_line,
 };
 use protocol::{MEM_PLUGGED, MEM_REQUESTED, MemOptions, Setting};
 
@@ -40,6 +45,8 @@ pub struct Mem {
     options: MemOptions,
     state: Mutex<State>,
     keeper: OnceLock<Keeper>,
+    /// Where the front end reads `plugged_size`.
+    shown: SharedWord,
 }
 
 struct State {
@@ -59,19 +66,20 @@ impl State {
 }
 
 impl Mem {
-    /// None of it is plugged, and as much is wanted as `options` say.
+    /// None of it is plugged, and as much is wanted as `options` say. How much is plugged is shown on `page`.
     ///
     /// # Errors
     /// Blocks or sizes that there cannot be.
-    pub fn new(options: MemOptions) -> Result<Self, Error> {
+    pub fn new(options: MemOptions, page: OwnedFd) -> Result<Self, Error> {
         options.check()?;
+        let shown = SharedWord::map(page)?;
         let state = State {
             requested: options.requested,
             blocks: Blocks::none(options.blocks()),
             last: NO_REQUEST,
             inherited: false,
         };
-        Ok(Self { options, state: Mutex::new(state), keeper: OnceLock::new() })
+        Ok(Self { options, state: Mutex::new(state), keeper: OnceLock::new(), shown })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -100,6 +108,7 @@ impl Mem {
         state.blocks.set(blocks, plugged);
         state.last = request.bytes();
         self.keep(state);
+        self.shown.show(self.plugged(state));
         Response::Ack
     }
 
@@ -221,6 +230,13 @@ impl Device for Mem {
     fn keep_with(&self, keeper: Keeper) {
         // Called once.
         let _ = self.keeper.set(keeper);
+    }
+
+    /// A predecessor may have kept something that it did not come to show.
+    fn started(&self) -> bool {
+        let state = self.state();
+        self.shown.show(self.plugged(&state));
+        false
     }
 
     fn service(self: &Arc<Self>, _queue: u16) -> Service {

@@ -1,12 +1,15 @@
 //! `device-mem`: memory that a guest plugs in and out while it runs (virtio 1.2, §5.15).
 
-use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
 use device_backend::{Capabilities, DeviceProgram, Error};
 use device_mem::Mem;
 use lexopt::{Parser, ValueExt};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::unistd::ftruncate;
 use protocol::{DeviceOptions, MemOptions, MemoryRegion, limits};
 
 fn main() -> ExitCode {
@@ -46,7 +49,7 @@ impl DeviceProgram for DeviceMem {
         Ok(true)
     }
 
-    /// There is no resource, and a hand-over has a place for one.
+    /// The resource is the page on which the device shows how much is plugged, which no front end of somebody else's reads.
     fn open(arguments: Arguments) -> Result<(DeviceOptions, OwnedFd), Error> {
         let usage = |what: &str| Error::Usage(what.to_owned());
         let Arguments { address, size, block, requested } = arguments;
@@ -56,15 +59,22 @@ impl DeviceProgram for DeviceMem {
         let region = MemoryRegion { guest_phys, size };
         let options = MemOptions { region, block: block.unwrap_or(limits::MIN_MEM_BLOCK), requested };
         options.check().map_err(|error| Error::Usage(error.to_string()))?;
-        let null = File::open("/dev/null")
-            .map_err(|error| Error::Resource(format!("cannot open /dev/null: {error}")))?;
-        Ok((DeviceOptions::Mem(options), null.into()))
+        let page = page().map_err(|errno| Error::Resource(format!("cannot make a page: {errno}")))?;
+        Ok((DeviceOptions::Mem(options), page))
     }
 
-    fn device(options: DeviceOptions, _nothing: OwnedFd) -> Result<Mem, Error> {
+    fn device(options: DeviceOptions, page: OwnedFd) -> Result<Mem, Error> {
         let DeviceOptions::Mem(options) = options else { return Err(Error::DeviceType) };
-        Mem::new(options)
+        Mem::new(options, page)
     }
+}
+
+/// A page that stays one.
+fn page() -> Result<OwnedFd, Errno> {
+    let page = memfd_create("plugged", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    ftruncate(&page, 4096)?;
+    fcntl(&page, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW))?;
+    Ok(page)
 }
 
 /// The next value: decimal, or hexadecimal with 0x.

@@ -10,8 +10,8 @@ pub const MEM_REQUESTED: &str = "mem-requested";
 /// How much it has plugged in, in bytes.
 pub const MEM_PLUGGED: &str = "mem-plugged";
 
-/// Memory that is there for the guest to plug in, block by block. Its device has no resource: the memory comes from the
-/// front end, and the descriptor that a hand-over has for one is that of `/dev/null`.
+/// Memory that is there for the guest to plug in, block by block. It comes from the front end; the resource of its device
+/// is a page, sealed at its size, on which it shows how many bytes are plugged, as a little-endian number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub struct MemOptions {
     /// Where it lies in the guest, and all that there can be of it. Both are whole numbers of blocks.
@@ -48,10 +48,19 @@ impl MemOptions {
     }
 }
 
+/// Where such memory may lie, whatever its blocks.
+pub(super) fn check_region(region: MemoryRegion) -> Result<(), Error> {
+    let whole = |value: u64| if value.is_multiple_of(limits::MIN_MEM_BLOCK) { value } else { 0 };
+    let (least, form) = (limits::MIN_MEM_BLOCK, "a multiple of 2 MiB");
+    within("size of memory", whole(region.size), least, limits::MAX_MEMORY, form)?;
+    let last = u64::MAX.saturating_sub(region.size);
+    within("address of memory", whole(region.guest_phys), least, last, form)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{DeviceOptions, DeviceSetup, Message, Rates, Setting, ToDevice};
+    use crate::{AttachDevice, DeviceOptions, DeviceSetup, Message, Rates, Setting, ToCore, ToDevice};
 
     #[test]
     fn memory_is_whole_blocks_that_a_device_can_keep_track_of() {
@@ -92,5 +101,51 @@ mod tests {
         let bytes: &[u8] = b"\x01d\x08\xfd\0\0\0\0\x05\0\0\0\xfc\0\0\x80\0\xfc\0\0\x20\0\xfc\0\0\x40\0\0";
         assert_eq!(sent.encode().unwrap(), bytes);
         assert_eq!(ToDevice::decode(sent.kind(), bytes).unwrap(), sent);
+    }
+
+    fn attach(mem: MemoryRegion) -> ToCore {
+        ToCore::Attach(AttachDevice {
+            slot: 1,
+            name: "mem0".to_owned(),
+            virtio_type: 24,
+            queues: 1,
+            queue_size: 256,
+            deadline_ms: 1000,
+            pmem: None,
+            mem: Some(mem),
+        })
+    }
+
+    /// One that does not know the field takes the message for that of a device with one descriptor, and refuses three.
+    #[test]
+    fn golden_bytes_of_a_device_that_has_some() {
+        let sent = attach(MemoryRegion { guest_phys: 20 << 30, size: 2 << 20 });
+        let bytes = b"\x01\x04mem0\x18\x01\xfb\0\x01\x02\x01\x03\xfb\xe8\x03\x03\x0e\xfd\0\0\0\0\x05\0\0\0\xfc\0\0\x20\0";
+        assert_eq!(sent.encode().unwrap(), bytes);
+        assert_eq!((sent.kind(), sent.fds()), (0x0102, 3));
+        assert_eq!(ToCore::decode(sent.kind(), bytes).unwrap(), sent);
+    }
+
+    #[test]
+    fn a_core_maps_no_memory_where_there_can_be_none() {
+        let mib = 1 << 20;
+        let last = u64::MAX - (4 * mib) + 1;
+        for (guest_phys, size) in [(2 * mib, 2 * mib), (20 << 30, limits::MAX_MEMORY), (last, 2 * mib)] {
+            assert!(attach(MemoryRegion { guest_phys, size }).encode().is_ok(), "{guest_phys:#x} {size:#x}");
+        }
+        for (guest_phys, size) in [
+            (20 << 30, 0),
+            (20 << 30, mib),
+            (20 << 30, 3 * mib),
+            (20 << 30, limits::MAX_MEMORY + 2 * mib),
+            (0, 2 * mib),
+            (3 * mib, 2 * mib),
+            (4096, 2 * mib),
+            (last, 4 * mib),
+            (u64::MAX, 2 * mib),
+        ] {
+            let refused = attach(MemoryRegion { guest_phys, size }).encode();
+            assert!(matches!(refused, Err(Error::Limit { .. })), "{guest_phys:#x} {size:#x}");
+        }
     }
 }

@@ -21,6 +21,8 @@ const REPLACE: u16 = 0x010b;
 const ATTACH_DEADLINE: u16 = 1;
 /// Optional field of [`AttachDevice`]: persistent memory.
 const ATTACH_PMEM: u16 = 2;
+/// Optional field of [`AttachDevice`]: memory to be plugged in.
+const ATTACH_MEM: u16 = 3;
 
 /// What the launcher tells the core.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +30,8 @@ pub enum ToCore {
     /// The machine. Descriptors: KVM, a memfd per region, the kernel, the initrd if there is one, the
     /// console's input and output if there is one.
     Setup(CoreSetup),
-    /// A device. Descriptors: the vhost-user socket, and the file of persistent memory if it has that.
+    /// A device. Descriptors: the vhost-user socket, and the file of persistent memory if it has that, or, of memory
+    /// to be plugged in, its memfd and the page on which the device says how much of it is plugged.
     Attach(AttachDevice),
     /// Nothing more comes: set up, answer `Ready`, run.
     Start,
@@ -115,6 +118,8 @@ pub struct AttachDevice {
     /// A file that becomes memory of the guest. Optional field, since minor version 4: an older core finds a descriptor
     /// too many and refuses the message.
     pub pmem: Option<PmemOptions>,
+    /// Memory that the guest plugs in and out. Optional field, since minor version 5: as above.
+    pub mem: Option<MemoryRegion>,
 }
 
 impl CoreSetup {
@@ -150,6 +155,7 @@ impl AttachDevice {
             "a power of two up to 1024",
         )?;
         self.pmem.as_ref().map_or(Ok(()), PmemOptions::check)?;
+        self.mem.map_or(Ok(()), super::mem::check_region)?;
         let deadline = u64::from(self.deadline_ms);
         within("deadline in ms", deadline, 1, limits::MAX_DEADLINE_MS.into(), "1 to 60000")
     }
@@ -161,14 +167,18 @@ impl AttachDevice {
             Some(pmem) => fields.with(ATTACH_PMEM, pmem)?,
             None => fields,
         };
+        let fields = match &self.mem {
+            Some(mem) => fields.with(ATTACH_MEM, mem)?,
+            None => fields,
+        };
         fields::encode("Attach", &required, &fields)
     }
 
     fn decode(body: &[u8]) -> Result<Self, Error> {
         let ((slot, name, virtio_type, queues, queue_size), fields) = fields::decode_body("Attach", body)?;
         let deadline_ms = fields.value(ATTACH_DEADLINE, limits::DEFAULT_DEADLINE_MS)?;
-        let pmem = fields.optional(ATTACH_PMEM)?;
-        Ok(Self { slot, name, virtio_type, queues, queue_size, deadline_ms, pmem })
+        let (pmem, mem) = (fields.optional(ATTACH_PMEM)?, fields.optional(ATTACH_MEM)?);
+        Ok(Self { slot, name, virtio_type, queues, queue_size, deadline_ms, pmem, mem })
     }
 }
 
@@ -208,7 +218,10 @@ impl Message for ToCore {
     fn fds(&self) -> usize {
         match self {
             Self::Setup(setup) => setup.fds(),
-            Self::Attach(device) => 1usize.saturating_add(usize::from(device.pmem.is_some())),
+            Self::Attach(device) => {
+                let of_mem = if device.mem.is_some() { 2 } else { 0 };
+                1usize.saturating_add(usize::from(device.pmem.is_some())).saturating_add(of_mem)
+            }
             Self::Reconnect(_) | Self::Replace(_) => 1,
             _ => 0,
         }

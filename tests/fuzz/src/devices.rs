@@ -94,7 +94,7 @@ pub fn mem(data: &[u8]) {
     let bench = BENCH.get_or_init(|| {
         let region = MemoryRegion { guest_phys: limits::MAX_MEM_BLOCK, size: limits::MAX_MEM_BLOCK };
         let options = MemOptions { region, block: limits::MIN_MEM_BLOCK, requested: region.size / 2 };
-        Bench::of(Mem::new(options).ok())
+        Bench::of(Mem::new(options, memory::sealed(4096)?.into()).ok())
     });
     bench.iter().for_each(|bench| bench.feed(data));
 }

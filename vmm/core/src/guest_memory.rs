@@ -22,6 +22,11 @@ pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;
 /// that the kernel refuses.
 pub fn map(regions: &[MemoryRegion], memfds: Vec<OwnedFd>) -> Result<GuestMemory, Error> {
     check_layout(regions)?;
+    map_regions(regions, memfds)
+}
+
+/// Maps regions that were checked to lie where they may.
+pub(crate) fn map_regions(regions: &[MemoryRegion], memfds: Vec<OwnedFd>) -> Result<GuestMemory, Error> {
     if regions.len() != memfds.len() {
         return Err(Error::HandOver("there is not one memfd for each memory region"));
     }

@@ -5,6 +5,7 @@
 
 use crate::Error;
 use crate::boot::Source;
+use crate::pluggable_memory::Pluggable;
 use nix::sys::socket::{AddressFamily, SockType, SockaddrLike, UnixAddr, getsockname, getsockopt, sockopt};
 use nix::sys::stat::{SFlag, fstat};
 use protocol::{AttachDevice, Channel, CoreSetup, MemoryRegion, Phase, PmemOptions, ToCore};
@@ -31,6 +32,8 @@ pub struct HandOver {
     pub devices: Vec<(AttachDevice, OwnedFd)>,
     /// The names and files of those that have persistent memory, in the same order.
     pub persistent: Vec<(String, PmemOptions, OwnedFd)>,
+    /// The memory of those that have some to be plugged in, in the same order.
+    pub pluggable: Vec<Pluggable>,
 }
 
 /// The two ends of the guest's serial console.
@@ -87,6 +90,7 @@ fn accept(setup: CoreSetup, fds: Vec<OwnedFd>) -> Result<HandOver, Error> {
         console,
         devices: Vec::new(),
         persistent: Vec::new(),
+        pluggable: Vec::new(),
     })
 }
 
@@ -108,6 +112,11 @@ fn attach(hand_over: &mut HandOver, device: AttachDevice, fds: Vec<OwnedFd>) -> 
     if let Some(options) = device.pmem {
         let file = kind(&mut fds, "persistent memory", &[SFlag::S_IFREG, SFlag::S_IFBLK])?;
         hand_over.persistent.push((device.name.clone(), options, file));
+    }
+    if let Some(region) = device.mem {
+        let memfd = kind(&mut fds, "memory to be plugged in", &[SFlag::S_IFREG])?;
+        let plugged = kind(&mut fds, "the page of what is plugged", &[SFlag::S_IFREG])?;
+        hand_over.pluggable.push(Pluggable { slot: device.slot, region, memfd, plugged });
     }
     hand_over.devices.push((device, socket));
     Ok(())
@@ -155,6 +164,7 @@ mod tests {
             queue_size: 256,
             deadline_ms: 1000,
             pmem: None,
+            mem: None,
         })
     }
 
@@ -230,6 +240,28 @@ mod tests {
                 Ok(hand_over) => {
                     let persistent = hand_over.unwrap().persistent;
                     assert!(is_fine && persistent.len() == 1 && persistent[0].0 == "blk1");
+                }
+                Err(error) => assert!(!is_fine && matches!(error, Error::Descriptor { .. }), "{error}"),
+            }
+        }
+    }
+
+    #[test]
+    fn memory_to_be_plugged_in_comes_with_its_memfd_and_its_page() {
+        let ToCore::Attach(plain) = device(1) else { panic!("not Attach") };
+        let region = MemoryRegion { guest_phys: 20 << 30, size: 2 << 20 };
+        let attach = ToCore::Attach(AttachDevice { virtio_type: 24, mem: Some(region), ..plain });
+        for (memory, page, is_fine) in
+            [(regular(), regular(), true), (null(), regular(), false), (regular(), null(), false)]
+        {
+            let (launcher, core) = Channel::pair().unwrap();
+            send(&launcher, &setup(), &whole());
+            send(&launcher, &attach, &[socket(SockType::Stream), memory, page]);
+            send(&launcher, &ToCore::Start, &[]);
+            match receive(&core) {
+                Ok(hand_over) => {
+                    let pluggable = hand_over.unwrap().pluggable;
+                    assert!(is_fine && pluggable.len() == 1 && pluggable[0].region == region);
                 }
                 Err(error) => assert!(!is_fine && matches!(error, Error::Descriptor { .. }), "{error}"),
             }

@@ -24,6 +24,7 @@ pub mod machine;
 pub mod notices;
 pub mod pci;
 pub mod persistent_memory;
+pub mod pluggable_memory;
 pub mod power;
 pub mod rtc;
 pub mod serial;

@@ -11,6 +11,7 @@ use crate::interrupts::Interrupts;
 use crate::notices::Notices;
 use crate::pci::{PciHost, Windows};
 use crate::persistent_memory::PersistentMemory;
+use crate::pluggable_memory::{self, Pluggable, PluggedSize};
 use crate::rtc::Rtc;
 use crate::serial::{self, SerialPort};
 use crate::threads::{self, Threads};
@@ -32,10 +33,17 @@ pub fn build<'a>(
     channel: &'a Channel,
     threads: &mut Threads,
 ) -> Result<Control<'a>, Error> {
-    let HandOver { kvm, regions, memfds, source, cpus, console, devices, persistent } = hand_over;
+    let HandOver { kvm, regions, memfds, source, cpus, console, devices, persistent, pluggable } = hand_over;
     let memory = guest_memory::map(&regions, memfds)?;
     let persistent = PersistentMemory::map(persistent, &regions)?;
-    let vm = Vm::new(kvm, memory, persistent, cpus)?;
+    let mut plugged = Vec::new();
+    let mut regions = Vec::new();
+    for Pluggable { slot, region, memfd, plugged: page } in pluggable {
+        plugged.push((slot, PluggedSize::map(page)?));
+        regions.push((region, memfd));
+    }
+    let shared = pluggable_memory::with_pluggable(&memory, &persistent.sizes(), regions)?;
+    let vm = Vm::new(kvm, memory, shared, persistent, cpus)?;
     let entry = boot::load(&vm.memory, source, cpus)?;
     let interrupts = Arc::new(Interrupts::new(Arc::clone(&vm.fd))?);
     let vcpus = vcpu::create(&vm, cpus, entry)?;
@@ -43,7 +51,7 @@ pub fn build<'a>(
     let output = Arc::new(ConsoleOutput::default());
     let serial = SerialPort::new(interrupts.legacy_line(serial::GSI)?, Arc::clone(&output))?;
     let power_button = interrupts.legacy_line(POWER_BUTTON_GSI)?;
-    let mut pci = pci_host(&vm, &interrupts, devices)?;
+    let mut pci = pci_host(&vm, &interrupts, devices, plugged)?;
     let notices = Arc::new(Notices::new()?);
     for worker in pci.workers() {
         let notices = Arc::clone(&notices);
@@ -73,6 +81,7 @@ fn pci_host(
     vm: &Vm,
     interrupts: &Arc<Interrupts>,
     devices: Vec<(AttachDevice, OwnedFd)>,
+    mut plugged: Vec<(u8, PluggedSize)>,
 ) -> Result<PciHost, Error> {
     let pci64 = memory_layout::pci64_start(&guest_memory::regions(&vm.memory));
     let windows = Windows {
@@ -81,11 +90,12 @@ fn pci_host(
         mmio64: pci64..pci64.saturating_add(memory_layout::PCI64_SIZE),
     };
     let mut pci = PciHost::new(windows, Arc::clone(interrupts));
-    let memory = Arc::new(MemoryTable::of(&vm.memory)?);
+    let memory = Arc::new(MemoryTable::of(&vm.shared)?);
     for (device, socket) in devices {
         let slot = device.slot;
         let (memory, interrupts, vm) = (Arc::clone(&memory), Arc::clone(interrupts), Arc::clone(&vm.fd));
-        let device = frontend::attach(device, socket, memory, interrupts, vm)?;
+        let plugged = plugged.extract_if(.., |(of, _)| *of == slot).next().map(|(_, plugged)| plugged);
+        let device = frontend::attach(device, socket, plugged, memory, interrupts, vm)?;
         pci.add(slot, device)?;
     }
     Ok(pci)

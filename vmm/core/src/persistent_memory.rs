@@ -41,12 +41,12 @@ impl PersistentMemory {
         ram: &[MemoryRegion],
     ) -> Result<Self, Error> {
         let all = files.into_iter().map(Persistent::map).collect::<Result<Vec<_>, _>>()?;
-        let sizes: Vec<u64> = all.iter().map(|one| one.options.region.size).collect();
+        let all = Self(all);
         // The launcher places them by the same function; anything else is a launcher of another mind.
-        if !all.iter().map(|one| one.options.region).eq(memory_layout::persistent(ram, &sizes)) {
+        if !all.0.iter().map(|one| one.options.region).eq(memory_layout::persistent(ram, &all.sizes())) {
             return Err(Error::Layout("persistent memory is not where the layout has it".to_owned()));
         }
-        Ok(Self(all))
+        Ok(all)
     }
 
     /// Makes each a memory slot of `vm`, from number `first` on. The caller keeps `self` as long as the VM.
@@ -59,6 +59,12 @@ impl PersistentMemory {
                 .map_err(Error::kvm("KVM_SET_USER_MEMORY_REGION"))?;
         }
         Ok(())
+    }
+
+    /// How large each is.
+    #[must_use]
+    pub fn sizes(&self) -> Vec<u64> {
+        self.0.iter().map(|one| one.options.region.size).collect()
     }
 
     /// Where the last one ends; 0 if there is none.

@@ -41,19 +41,22 @@ pub struct Vm {
     pub fd: Arc<VmFd>,
     /// Its memory.
     pub memory: GuestMemory,
+    /// The same with what there is to be plugged in: all that back ends are told of.
+    pub shared: GuestMemory,
     /// Files that are memory of the guest, too.
     pub persistent: PersistentMemory,
     supported_cpuid: Vec<kvm_cpuid_entry2>,
 }
 
 impl Vm {
-    /// Checks the host's KVM and makes a VM for `cpus` vCPUs with `memory` and `persistent`.
+    /// Checks the host's KVM and makes a VM for `cpus` vCPUs with `memory`, which is a part of `shared`, and `persistent`.
     ///
     /// # Errors
     /// The descriptor is no KVM, KVM lacks something, or the processor cannot address the machine.
     pub fn new(
         kvm: OwnedFd,
         memory: GuestMemory,
+        shared: GuestMemory,
         persistent: PersistentMemory,
         cpus: u8,
     ) -> Result<Self, Error> {
@@ -62,7 +65,7 @@ impl Vm {
         let supported =
             kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(Error::kvm("KVM_GET_SUPPORTED_CPUID"))?;
         let supported_cpuid = supported.as_slice().to_vec();
-        check_address_width(&supported_cpuid, &memory, &persistent)?;
+        check_address_width(&supported_cpuid, &memory, persistent.end().max(end(&shared)))?;
 
         let fd = kvm.create_vm().map_err(Error::kvm("KVM_CREATE_VM"))?;
         fd.set_identity_map_address(memory_layout::KVM_IDENTITY_MAP)
@@ -70,9 +73,9 @@ impl Vm {
         let tss = usize::try_from(memory_layout::KVM_TSS).unwrap_or(0);
         fd.set_tss_address(tss).map_err(Error::kvm("KVM_SET_TSS_ADDR"))?;
         fd.create_irq_chip().map_err(Error::kvm("KVM_CREATE_IRQCHIP"))?;
-        kernel_memory::set_memory_slots(&fd, &memory).map_err(Error::kvm("KVM_SET_USER_MEMORY_REGION"))?;
-        persistent.set_slots(&kvm, &fd, u32::try_from(memory.num_regions()).unwrap_or(u32::MAX))?;
-        Ok(Self { fd: Arc::new(fd), memory, persistent, supported_cpuid })
+        kernel_memory::set_memory_slots(&fd, &shared).map_err(Error::kvm("KVM_SET_USER_MEMORY_REGION"))?;
+        persistent.set_slots(&kvm, &fd, u32::try_from(shared.num_regions()).unwrap_or(u32::MAX))?;
+        Ok(Self { fd: Arc::new(fd), memory, shared, persistent, supported_cpuid })
     }
 
     /// CPUID as this host's KVM can give it to a guest.
@@ -116,17 +119,21 @@ fn check(kvm: &Kvm, cpus: u8) -> Result<(), Error> {
     Ok(())
 }
 
-fn check_address_width(
-    cpuid: &[kvm_cpuid_entry2],
-    memory: &GuestMemory,
-    persistent: &PersistentMemory,
-) -> Result<(), Error> {
+/// Where the last of it ends.
+fn end(memory: &GuestMemory) -> u64 {
+    let ends =
+        guest_memory::regions(memory).into_iter().map(|region| region.guest_phys.saturating_add(region.size));
+    ends.max().unwrap_or(0)
+}
+
+/// `behind` is where what lies behind the window for BARs ends.
+fn check_address_width(cpuid: &[kvm_cpuid_entry2], memory: &GuestMemory, behind: u64) -> Result<(), Error> {
     /// What every x86-64 processor has at least (Intel SDM volume 1, 3.3.1, for those without the leaf).
     const LEAST: u8 = 36;
     let leaf = cpuid.iter().find(|entry| entry.function == ADDRESS_WIDTH_LEAF);
     let [bits, ..] = leaf.map_or([LEAST, 0, 0, 0], |leaf| leaf.eax.to_le_bytes());
     let window = memory_layout::pci64_start(&guest_memory::regions(memory));
-    let end = window.saturating_add(memory_layout::PCI64_SIZE).max(persistent.end());
+    let end = window.saturating_add(memory_layout::PCI64_SIZE).max(behind);
     if bits < 64 && end > 1 << bits {
         return Err(Error::AddressWidth { end, bits });
     }
@@ -141,7 +148,8 @@ mod tests {
     #[test]
     fn what_is_not_kvm_is_never_asked() {
         let null = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
-        let error = Vm::new(null, guest(1 << 20), PersistentMemory::default(), 1).err().unwrap();
+        let error =
+            Vm::new(null, guest(1 << 20), guest(1 << 20), PersistentMemory::default(), 1).err().unwrap();
         assert!(matches!(error, Error::Descriptor { what: "KVM", .. }), "{error}");
     }
 
@@ -150,7 +158,7 @@ mod tests {
         let width =
             |eax: u32| vec![kvm_cpuid_entry2 { function: ADDRESS_WIDTH_LEAF, eax, ..Default::default() }];
         let memory = guest(1 << 20);
-        let check = |cpuid: &[_]| check_address_width(cpuid, &memory, &PersistentMemory::default());
+        let check = |cpuid: &[_]| check_address_width(cpuid, &memory, 0);
         assert!(check(&width(0x3027)).is_ok());
         assert!(check(&[]).is_ok(), "20 GiB are within 36 bits");
         let error = check(&width(34)).unwrap_err();

@@ -88,9 +88,10 @@ impl Guest {
             queue_size: SIZE,
             deadline_ms: 60_000,
             pmem: None,
+            mem: None,
         };
         let table = Arc::new(MemoryTable::of(&memory)?);
-        let device = attach(device, socket, table, Arc::clone(&interrupts), vm)?;
+        let device = attach(device, socket, None, table, Arc::clone(&interrupts), vm)?;
         let windows = Windows { mmio32: 0xC000_0000..0xE000_0000, mmio64: 0x40_0000_0000..0x44_0000_0000 };
         let mut host = PciHost::new(windows, interrupts);
         host.add(1, device)?;

@@ -246,5 +246,6 @@ fn attach(device: &Device) -> AttachDevice {
         queue_size: device.queue_size,
         deadline_ms: limits::DEFAULT_DEADLINE_MS,
         pmem: None,
+        mem: None,
     }
 }

@@ -1,6 +1,11 @@
 //! Requests of drivers and of what are none, one after the other, and what outlives a process.
 #![expect(clippy::arithmetic_side_effects, reason = "a test says what it expects by failing")]
 
+use std::os::unix::fs::FileExt;
+
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::unistd::ftruncate;
 use protocol::{MemoryRegion, limits};
 use vm_memory::VolatileSlice;
 
@@ -16,7 +21,14 @@ fn options(requested: u64) -> MemOptions {
 }
 
 fn mem(requested: u64) -> Mem {
-    Mem::new(options(requested)).unwrap()
+    Mem::new(options(requested), page()).unwrap()
+}
+
+fn page() -> OwnedFd {
+    let page = memfd_create("plugged", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).unwrap();
+    ftruncate(&page, 4096).unwrap();
+    fcntl(&page, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW)).unwrap();
+    page
 }
 
 fn span(first: u64, nb_blocks: u16) -> Span {
@@ -226,9 +238,30 @@ fn what_a_predecessor_kept_is_parsed_as_what_anybody_wrote() {
 fn the_state_of_as_many_blocks_as_there_can_be_fits_into_the_keep() {
     let block = limits::MIN_MEM_BLOCK;
     let region = MemoryRegion { guest_phys: START, size: limits::MAX_MEM_BLOCKS * block };
-    let most = Mem::new(MemOptions { region, block, requested: 0 }).unwrap();
+    let most = Mem::new(MemOptions { region, block, requested: 0 }, page()).unwrap();
     // Of the page there are two records, each with a head of 24 bytes.
     assert!(most.kept().unwrap().state.len() <= limits::KEEP_SIZE / 2 - 24);
     let region = MemoryRegion { size: region.size + block, ..region };
-    assert!(Mem::new(MemOptions { region, block, requested: 0 }).is_err());
+    assert!(Mem::new(MemOptions { region, block, requested: 0 }, page()).is_err());
+}
+
+#[test]
+fn what_is_plugged_is_shown_before_the_answer_and_by_a_successor_that_serves() {
+    let page = page();
+    let mem = || Mem::new(options(9), page.try_clone().unwrap()).unwrap();
+    let file = std::fs::File::from(page.try_clone().unwrap());
+    let shown = || {
+        let mut bytes = [0; 8];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        u64::from_le_bytes(bytes) / BLOCK
+    };
+    let old = mem();
+    assert_eq!((old.plug(span(2, 5)), shown()), (Response::Ack, 5));
+    let spare = mem();
+    assert!(spare.restore(&old.kept().unwrap()));
+    assert_eq!((old.unplug(span(2, 1), taken), shown()), (Response::Ack, 4));
+    assert!(spare.restore(&old.kept().unwrap()));
+    file.write_all_at(&[0xFF; 8], 0).unwrap();
+    assert!(!spare.started());
+    assert_eq!(shown(), 4);
 }

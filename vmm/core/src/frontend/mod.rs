@@ -24,12 +24,13 @@ pub use worker::Worker;
 
 use crate::Error;
 use crate::interrupts::{Interrupts, SharedEventFd};
+use crate::pluggable_memory::PluggedSize;
 use crate::virtio_pci::{Connections, DeviceType, Doorbells, Machine, Offer, Shared, VirtioPciDevice};
 use backend_channel::BackendChannel;
 use config_writes::ConfigWrites;
 use connection::Connection;
 use kvm_ioctls::VmFd;
-use protocol::{AttachDevice, PmemOptions};
+use protocol::{AttachDevice, MemoryRegion, PmemOptions};
 use session::{QueueEvents, Shares, Wanted};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -39,18 +40,21 @@ use worker::Link;
 
 /// The device type that has memory of its own (virtio 1.2, 5.19).
 const PMEM: u16 = 27;
+/// The one whose memory is plugged in and out (virtio 1.2, 5.15).
+const MEM: u16 = 24;
 
-/// Negotiates with the back end at the other end of `socket` and makes its device. Takes no longer than the deadline of
-/// `attach`.
+/// Negotiates with the back end at the other end of `socket` and makes its device, with `plugged` if it has memory to be
+/// plugged in. Takes no longer than the deadline of `attach`.
 pub fn attach(
     attach: AttachDevice,
     socket: OwnedFd,
+    plugged: Option<PluggedSize>,
     memory: Arc<MemoryTable>,
     interrupts: Arc<Interrupts>,
     vm: Arc<VmFd>,
 ) -> Result<VirtioPciDevice, Error> {
-    let AttachDevice { slot, name, virtio_type, queues, queue_size, deadline_ms, pmem } = attach;
-    let kind = device_type(virtio_type, queues, pmem)
+    let AttachDevice { slot, name, virtio_type, queues, queue_size, deadline_ms, pmem, mem } = attach;
+    let kind = device_type(virtio_type, queues, pmem, mem)
         .map_err(|problem| Error::Device { name: name.clone(), problem })?;
     let limit = Duration::from_millis(deadline_ms.into());
     let mut connection = Connection::new(socket);
@@ -74,13 +78,10 @@ pub fn attach(
     });
     let doorbells = Doorbells::new(vm, Arc::clone(&kicks));
     let connections = Connections::new(interrupts, Arc::clone(&calls), machine.transport())?;
-    let shared = Arc::new(Shared::new(machine, doorbells, connections));
+    let shared = Arc::new(Shared::new(machine, doorbells, connections, plugged));
     let mailbox = Arc::new(Mailbox::new()?);
-    let inflight = if agreement.tracks_requests() {
-        Some(InflightRegion::new(agreement.queues, queue_size)?)
-    } else {
-        None
-    };
+    let inflight =
+        agreement.tracks_requests().then(|| InflightRegion::new(agreement.queues, queue_size)).transpose()?;
     let worker = Worker {
         slot,
         name,
@@ -103,14 +104,22 @@ pub fn attach(
     Ok(VirtioPciDevice::new(shared, mailbox, worker))
 }
 
-fn device_type(id: u16, queues: u16, pmem: Option<PmemOptions>) -> Result<DeviceType, String> {
+fn device_type(
+    id: u16,
+    queues: u16,
+    pmem: Option<PmemOptions>,
+    mem: Option<MemoryRegion>,
+) -> Result<DeviceType, String> {
     let kind = DeviceType::new(id)
         .map(|kind| kind.with_control_queue(queues))
         .ok_or_else(|| format!("there is no virtio device type {id}: types are 1 to 63"))?;
     if pmem.is_some() != (id == PMEM) {
         return Err("persistent memory, and nothing else, comes with a file".to_owned());
     }
-    Ok(DeviceType { memory: pmem.map(|pmem| pmem.region), ..kind })
+    if mem.is_some() != (id == MEM) {
+        return Err("memory to be plugged in, and nothing else, comes with a memfd".to_owned());
+    }
+    Ok(DeviceType { memory: pmem.map(|pmem| pmem.region).or(mem), ..kind })
 }
 
 #[cfg(test)]

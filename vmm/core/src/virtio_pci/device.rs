@@ -9,12 +9,15 @@ use super::machine::Machine;
 use super::transport::Event;
 use crate::frontend::{Mailbox, Succession, Worker};
 use crate::pci::Touched;
+use crate::pluggable_memory::PluggedSize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 struct Inner {
     machine: Machine,
     doorbells: Doorbells,
     connections: Connections,
+    /// Of a device with memory to be plugged in.
+    plugged: Option<PluggedSize>,
 }
 
 /// What vCPUs and the front end's thread share of one device.
@@ -23,8 +26,13 @@ pub struct Shared(Mutex<Inner>);
 impl Shared {
     /// Puts the parts together.
     #[must_use]
-    pub fn new(machine: Machine, doorbells: Doorbells, connections: Connections) -> Self {
-        Self(Mutex::new(Inner { machine, doorbells, connections }))
+    pub fn new(
+        machine: Machine,
+        doorbells: Doorbells,
+        connections: Connections,
+        plugged: Option<PluggedSize>,
+    ) -> Self {
+        Self(Mutex::new(Inner { machine, doorbells, connections, plugged }))
     }
 
     /// The back end has stopped: the guest's reset is done.
@@ -114,6 +122,8 @@ impl VirtioPciDevice {
 
     pub(crate) fn config_read(&self, offset: usize, data: &mut [u8]) {
         let mut inner = self.shared.lock();
+        // Which may read the device's configuration through the window.
+        inner.show_plugged();
         inner.machine.config_read(offset, data);
     }
 
@@ -132,6 +142,9 @@ impl VirtioPciDevice {
             let pending = inner.connections.pending();
             inner.machine.transport_mut().set_pending(pending);
         }
+        if area == Area::DeviceConfig {
+            inner.show_plugged();
+        }
         inner.machine.bar_read(offset, data);
         Some(area.into())
     }
@@ -148,6 +161,13 @@ impl VirtioPciDevice {
 }
 
 impl Inner {
+    /// The configuration says what is plugged now.
+    fn show_plugged(&mut self) {
+        if let Some(plugged) = &self.plugged {
+            self.machine.transport_mut().show_plugged(plugged.load());
+        }
+    }
+
     fn offset(&self, address: u64) -> Option<u64> {
         let bar = self.machine.decoded()?;
         bar.contains(&address).then(|| address.saturating_sub(bar.start))

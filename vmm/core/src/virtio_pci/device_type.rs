@@ -50,6 +50,13 @@ const NET_CONTROL_FEATURES: u64 = 1 << 2 | 1 << 17 | 1 << 22;
 /// 6.8, take the address from the configuration, and all others do so where it is not offered.
 const PMEM_FEATURES: u64 = 0;
 
+/// VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE. Not VIRTIO_MEM_F_ACPI_PXM: there is one node.
+const MEM_FEATURES: u64 = 1 << 1;
+
+const MEM: u16 = 24;
+/// `plugged_size` in the configuration of memory to be plugged in (virtio 1.2, 5.15.4).
+pub const PLUGGED_SIZE: Range<usize> = 40..48;
+
 /// See above.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeviceType {
@@ -68,8 +75,8 @@ pub struct DeviceType {
     pub write_cache_at: Option<usize>,
     /// Whether the back end has to hear of a reset of the device (VHOST_USER_RESET_DEVICE): it keeps what a driver told it.
     pub resets: bool,
-    /// The persistent memory of a device that has some: a configuration begins with its address and size (virtio 1.2,
-    /// 5.19.4).
+    /// The memory of a device that has some: the configuration of one that is persistent begins with its address and size
+    /// (virtio 1.2, 5.19.4), that of one to be plugged in has them, and how much of it can be used, further on (5.15.4).
     pub memory: Option<MemoryRegion>,
 }
 
@@ -86,6 +93,7 @@ impl DeviceType {
             5 => (0xFF_00_00, 16, ANY_DEVICE_FEATURE, None),
             8 => (0x01_00_00, 36, ANY_DEVICE_FEATURE, None),
             19 => (0x02_80_00, 8, ANY_DEVICE_FEATURE, None),
+            MEM => (0xFF_00_00, 56, MEM_FEATURES, None),
             26 => (0x01_80_00, 40, ANY_DEVICE_FEATURE, None),
             27 => (0xFF_00_00, 16, PMEM_FEATURES, None),
             id if (1..64).contains(&id) => (0xFF_00_00, 0, ANY_DEVICE_FEATURE, None),
@@ -124,12 +132,14 @@ impl DeviceType {
 
     /// What of the configuration the user may set while the machine runs, so that it may be another after any back end
     /// that announces such changes, or would have: `status` of a network, `capacity` of a disk, `cols` and `rows` of a
-    /// console, `num_pages` of a balloon (virtio 1.3, 5.1.4, 5.2.4, 5.3.4, 5.5.4).
+    /// console, `num_pages` of a balloon, `requested_size` of memory to be plugged in, and `plugged_size`, which follows it
+    /// (virtio 1.3, 5.1.4, 5.2.4, 5.3.4, 5.5.4, 5.15.4).
     fn settings(&self) -> Range<usize> {
         match self.id {
             1 => 6..8,
             2 => 0..8,
             3 | 5 => 0..4,
+            MEM => 40..56,
             _ => 0..0,
         }
     }
@@ -155,12 +165,13 @@ impl DeviceType {
         if let Some(count) = bytes.first_chunk_mut() {
             *count = queues.to_le_bytes();
         }
-        if let (Some(MemoryRegion { guest_phys, size }), Some((start, rest))) =
-            (self.memory, config.split_first_chunk_mut())
-            && let Some(length) = rest.first_chunk_mut()
+        let Some(MemoryRegion { guest_phys, size }) = self.memory else { return };
+        let (at, words) =
+            if self.id == MEM { (16, &[guest_phys, size, size][..]) } else { (0, &[guest_phys, size][..]) };
+        let end = words.len().saturating_mul(8).saturating_add(at);
+        for (place, word) in config.get_mut(at..end).into_iter().flat_map(|all| all.chunks_mut(8)).zip(words)
         {
-            *start = guest_phys.to_le_bytes();
-            *length = size.to_le_bytes();
+            place.copy_from_slice(&word.to_le_bytes());
         }
     }
 }
@@ -206,11 +217,11 @@ mod tests {
 
     #[test]
     fn what_the_user_may_set_may_differ_and_nothing_else() {
-        let (old, new) = ([1; 12], [2; 12]);
-        for (id, same) in [(1, 6..8), (2, 0..8), (3, 0..4), (5, 0..4), (26, 0..0)] {
+        let (old, new) = ([1; 60], [2; 60]);
+        for (id, same) in [(1, 6..8), (2, 0..8), (3, 0..4), (5, 0..4), (MEM, 40..56), (26, 0..0)] {
             let mut excused = old;
             DeviceType::new(id).unwrap().excuse_settings(&mut excused, &new);
-            assert!((0..12).all(|at| (excused[at] == 2) == same.contains(&at)), "{id}: {excused:?}");
+            assert!((0..60).all(|at| (excused[at] == 2) == same.contains(&at)), "{id}: {excused:?}");
         }
         DeviceType::new(5).unwrap().excuse_settings(&mut [], &[]);
     }
@@ -255,5 +266,10 @@ mod tests {
         let mut short = vec![0xEE; 15];
         pmem.correct(&mut short, 1);
         assert_eq!(short, [0xEE; 15]);
+        let mem = DeviceType { memory: Some(region), ..DeviceType::new(MEM).unwrap() };
+        let mut config = vec![0xEE; 56];
+        mem.correct(&mut config, 1);
+        let size = [0, 16, 0, 0, 0, 0, 0, 0];
+        assert_eq!(config, [&[0xEE; 16][..], &[1, 2, 3, 4, 5, 6, 7, 8], &size, &size, &[0xEE; 16]].concat());
     }
 }

@@ -6,7 +6,7 @@
 //! leave in an [`Activation`]; after a reset of an active device the status reads non-zero, and writes are ignored,
 //! until [`Transport::reset_done`] says that the back end has stopped.
 
-use super::device_type::DeviceType;
+use super::device_type::{DeviceType, PLUGGED_SIZE};
 use super::layout::{self, Area};
 use super::msix::Msix;
 use super::queue::{NO_VECTOR, QueueRegisters, Ram, Ring};
@@ -179,6 +179,13 @@ impl Transport {
         self.generation = self.generation.wrapping_add(1);
         self.isr |= ISR_CONFIG;
         self.status & DRIVER_OK != 0
+    }
+
+    /// `plugged_size` is this now (virtio 1.2, 5.15.4). No change that a driver is told of: it has made it.
+    pub fn show_plugged(&mut self, bytes: u64) {
+        if let Some(field) = self.offer.config.get_mut(PLUGGED_SIZE) {
+            field.copy_from_slice(&bytes.to_le_bytes());
+        }
     }
 
     /// The back end offers no more than this any more. What the driver has accepted stays.

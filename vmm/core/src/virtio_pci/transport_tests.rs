@@ -261,6 +261,22 @@ fn device_configuration_at_every_offset_and_length() {
 }
 
 #[test]
+fn what_is_plugged_is_in_its_place_and_no_new_generation() {
+    let mut transport = active();
+    let generation = read(&mut transport, 0x15, 1);
+    transport.show_plugged(0x0102_0304_0506_0708);
+    let at = |transport: &mut Transport, byte| read(transport, DEVICE.start + byte, 8);
+    assert_eq!(at(&mut transport, 40), 0x0102_0304_0506_0708);
+    assert_eq!(at(&mut transport, 32).to_le_bytes(), [32, 33, 34, 35, 36, 37, 38, 39]);
+    assert_eq!(at(&mut transport, 48).to_le_bytes(), [48, 49, 50, 51, 52, 53, 54, 55]);
+    assert_eq!(read(&mut transport, 0x15, 1), generation);
+    // A back end that has no such field has none after it.
+    transport.set_config(vec![7; 44]);
+    transport.show_plugged(1);
+    assert_eq!(at(&mut transport, 36), 0x0707_0707_0707_0707);
+}
+
+#[test]
 fn a_new_configuration_has_a_new_generation() {
     let mut transport = active();
     let config: Vec<u8> = (0..60).collect();

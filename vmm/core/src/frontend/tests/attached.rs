@@ -6,9 +6,10 @@ use crate::frontend::{MemoryTable, Succession, USER_ADDRESS_OFFSET, attach};
 use crate::guest_memory::tests::guest;
 use crate::interrupts::Interrupts;
 use crate::pci::{PciHost, Touched, Windows};
+use crate::pluggable_memory::PluggedSize;
 use kvm_ioctls::Kvm;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use protocol::{AttachDevice, DeviceLost, FromCore};
+use protocol::{AttachDevice, DeviceLost, FromCore, MemoryRegion};
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
@@ -45,6 +46,16 @@ pub fn bench_of(
     virtio_type: u16,
     special: impl FnMut(&mut UnixStream, &Request) -> Option<ControlFlow<()>> + Send + 'static,
 ) -> Bench {
+    bench_with(virtio_type, None, special)
+}
+
+/// The same with memory to be plugged in, which lies there, and how much of it is.
+pub fn bench_with(
+    virtio_type: u16,
+    pluggable: Option<(MemoryRegion, PluggedSize)>,
+    special: impl FnMut(&mut UnixStream, &Request) -> Option<ControlFlow<()>> + Send + 'static,
+) -> Bench {
+    let (mem, plugged) = pluggable.unzip();
     let vm = Kvm::new().unwrap().create_vm().unwrap();
     vm.create_irq_chip().unwrap();
     let vm = Arc::new(vm);
@@ -61,8 +72,9 @@ pub fn bench_of(
         queue_size: 128,
         deadline_ms: 60_000,
         pmem: None,
+        mem,
     };
-    let device = attach(device, socket, table, Arc::clone(&interrupts), vm).unwrap();
+    let device = attach(device, socket, plugged, table, Arc::clone(&interrupts), vm).unwrap();
     let windows = Windows { mmio32: 0xC000_0000..0xE000_0000, mmio64: 0x40_0000_0000..0x44_0000_0000 };
     let mut host = PciHost::new(windows, interrupts);
     host.add(1, device).unwrap();

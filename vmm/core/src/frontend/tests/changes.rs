@@ -1,10 +1,15 @@
 //! A back end says on its channel that its configuration has changed, or something else.
 
-use super::attached::{BAR, Bench, bench, bench_of};
+use super::attached::{BAR, Bench, bench, bench_of, bench_with};
 use super::peer::{PROTOCOL_FEATURES, REPLY, Request, message};
 use super::succession::{dies_at, says, serves_again};
+use crate::guest_memory::tests::{memfd, sealed};
+use crate::pluggable_memory::PluggedSize;
+use protocol::MemoryRegion;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
@@ -14,6 +19,7 @@ use vhost::vhost_user::message::{FrontendReq, VhostUserProtocolFeatures};
 type Special = Option<ControlFlow<()>>;
 
 const BALLOON: u16 = 5;
+const MEM: u16 = 24;
 const DEADLY: u8 = 0xEE;
 const CHANGE: u32 = 2;
 const GENERATION: u64 = 0x15;
@@ -52,6 +58,30 @@ impl Bench {
             std::thread::yield_now();
         }
     }
+}
+
+#[test]
+fn a_driver_reads_what_is_plugged_at_that_moment_and_where_the_core_mapped_it() {
+    let page = memfd(4096, sealed());
+    let file = File::from(page.try_clone().unwrap());
+    let region = MemoryRegion { guest_phys: 20 << 30, size: 64 << 20 };
+    let special = configured(Arc::new(AtomicU8::new(7)));
+    let bench = bench_with(MEM, Some((region, PluggedSize::map(page).unwrap())), special);
+    let words = || {
+        let mut words = [[0; 8]; 7];
+        for (offset, word) in (CONFIG..).step_by(8).zip(&mut words) {
+            bench.host.mmio_read(BAR + offset, word);
+        }
+        words.map(u64::from_le_bytes)
+    };
+    let (theirs, generation) = (u64::from_le_bytes([7; 8]), bench.byte(GENERATION));
+    for plugged in [0, 2 << 20, u64::MAX] {
+        file.write_all_at(&plugged.to_le_bytes(), 0).unwrap();
+        let MemoryRegion { guest_phys, size } = region;
+        assert_eq!(words(), [theirs, theirs, guest_phys, size, size, plugged, theirs]);
+    }
+    assert_eq!(bench.byte(GENERATION), generation, "the driver has made the change");
+    bench.end();
 }
 
 #[test]
