@@ -27,6 +27,8 @@ mod image_file;
 #[cfg(test)]
 mod kills;
 #[cfg(test)]
+mod memory;
+#[cfg(test)]
 mod network;
 #[cfg(test)]
 mod persistent;

@@ -186,6 +186,19 @@ pub const DEVICE_BALLOON: Expectation = Expectation {
     ..DEVICE_RNG
 };
 
+/// `device-mem`.
+pub const DEVICE_MEM: Expectation = Expectation {
+    threads: &["device-mem"; 2],
+    others: &[
+        ("/memfd:inflight (deleted)", 2),
+        // The mappings' own, of the keep and of the page on which it shows what is plugged.
+        ("/memfd:keep (deleted)", 2),
+        ("anon_inode:[eventfd]", 1),
+        ("socket", 2),
+    ],
+    ..DEVICE_RNG
+};
+
 /// `device-console`, on a pseudoterminal.
 pub const DEVICE_CONSOLE: Expectation = Expectation {
     threads: &["device-console", "device-console", "device-console"],

@@ -17,8 +17,9 @@ use system_tests::{Result, Running, within};
 use crate::driver::DONE;
 use crate::expectations::{
     CORE, DEVICE_BALLOON, DEVICE_BLK, DEVICE_BLK_QCOW2, DEVICE_CONSOLE, DEVICE_CONSOLE_OF_TWO_PORTS,
-    DEVICE_FS, DEVICE_NET, DEVICE_NET_ON_A_STREAM, DEVICE_PMEM, DEVICE_RNG, DEVICE_VSOCK, DIRECTORY_MOUNT,
-    Expectation, IDS, KERNEL_THREAD, LAUNCHER, MOUNT, NAMESPACES, SPAWNER, SPAWNER_CAPABILITIES, UMASK,
+    DEVICE_FS, DEVICE_MEM, DEVICE_NET, DEVICE_NET_ON_A_STREAM, DEVICE_PMEM, DEVICE_RNG, DEVICE_VSOCK,
+    DIRECTORY_MOUNT, Expectation, IDS, KERNEL_THREAD, LAUNCHER, MOUNT, NAMESPACES, SPAWNER,
+    SPAWNER_CAPABILITIES, UMASK,
 };
 use crate::guest::Guest;
 use crate::house::{House, ORDINARY, Who};
@@ -108,6 +109,11 @@ fn the_process_of_a_qcow2_image_is_confined_as_written() -> Result<()> {
 #[test]
 fn the_process_of_a_balloon_is_confined_as_written() -> Result<()> {
     compare_beside("balloon", "device-balloon", &DEVICE_BALLOON)
+}
+
+#[test]
+fn the_process_of_memory_to_be_plugged_in_is_confined_as_written() -> Result<()> {
+    compare_beside("mem,size=64M", "device-mem", &DEVICE_MEM)
 }
 
 #[test]

@@ -79,6 +79,7 @@ fn is_driven_and_controlled(house: &House) -> Result<()> {
         ("device-blk", "blk0"),
         ("device-rng", "rng0"),
         ("device-balloon", "balloon0"),
+        ("device-mem", "mem0"),
         ("device-console", "console0"),
         ("device-pmem", "pmem0"),
         ("device-fs", "fs0"),
@@ -102,6 +103,7 @@ fn is_driven_and_controlled(house: &House) -> Result<()> {
         &["resize-disk", "blk0", "8M"],
         &["resize-console", "console0", "100x40"],
         &["balloon", "balloon0", "8M"],
+        &["mem", "mem0", "8M"],
     ] {
         ctl(arguments);
     }
@@ -125,6 +127,7 @@ fn are_started_alone() -> Result<BTreeSet<String>> {
         (Program::DeviceBlkQcow2, vec![("path", place("image"))]),
         (Program::DeviceRng, vec![]),
         (Program::DeviceBalloon, vec![]),
+        (Program::DeviceMem, vec![("address", "0x100000000".into()), ("size", "2097152".into())]),
         (Program::DeviceConsole, vec![("listen", place("console"))]),
         (Program::DevicePmem, vec![("path", house.memory()), ("address", "0x100000000".into())]),
         (Program::DeviceNet, vec![("stream", place("stream")), ("mac", "52:54:00:12:34:56".into())]),
@@ -155,6 +158,7 @@ fn devices(house: &House, shared: &TempDir, sockets: &TempDir) -> Vec<String> {
     vec![
         "rng".to_owned(),
         "balloon".to_owned(),
+        "mem,size=64M".to_owned(),
         "console,pty=on".to_owned(),
         format!("pmem,path={}", path(&house.memory())),
         format!("fs,path={},tag=t", path(shared.path())),

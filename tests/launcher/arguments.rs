@@ -110,6 +110,55 @@ fn a_vsock_has_a_number_and_a_socket() -> Result<()> {
 }
 
 #[test]
+fn memory_to_be_plugged_in_is_whole_blocks_of_a_size_that_there_can_be() -> Result<()> {
+    for (options, says_what) in [
+        ("", "size=SIZE is not given"),
+        (",size=0", "whole blocks"),
+        (",size=3M", "whole blocks"),
+        (",size=385G", "whole blocks"),
+        (",size=1G,block=3M", "a power of two from 2 MiB to 1 GiB"),
+        (",size=1G,block=1M", "a power of two from 2 MiB to 1 GiB"),
+        (",size=4G,block=2G", "a power of two from 2 MiB to 1 GiB"),
+        (",size=32G,block=2M", "15872 whole blocks"),
+        (",size=1G,requested=2G", "memory that is wanted"),
+        (",size=1G,block=8M,requested=2M", "memory that is wanted"),
+        (",size=1G,socket=/run/mem.sock", "served by device-mem"),
+        (",size=1G,queues=2", "one queue"),
+        (",size=1G,bandwidth=1M", "unknown option"),
+        (",size=1G,requsted=2M", "did you mean 'requested'"),
+    ] {
+        says(&refused(USAGE, &[KERNEL, &format!("--device=mem{options}")])?, &["mem0", says_what]);
+    }
+    let huge = [KERNEL, "--hugepages=2M", "--device=mem,size=1G"];
+    says(&refused(USAGE, &huge)?, &["mem0", "--hugepages"]);
+    let seven = [&[KERNEL][..], &["--device=mem,size=1G"; 7]].concat();
+    says(&refused(USAGE, &seven)?, &["mem6", "at most 6"]);
+    Ok(())
+}
+
+#[test]
+fn memory_to_be_plugged_in_lies_behind_persistent_memory_in_the_order_of_its_devices() -> Result<()> {
+    let (text, pages) = (Disk::with(b"text", 4)?, Disk::with(b"memory", 2 << 20)?);
+    let mut command = Command::new(program("vmm")?);
+    command.arg(format!("--kernel={}", text.path().display())).args(["--dry-run", "--memory=512M"]);
+    command.args(["--device=mem,size=3G", "--device=mem,size=2M"]);
+    let ended = command.arg(format!("--device=pmem,path={}", pages.path().display())).output();
+    let ended = ended.expect("vmm runs");
+    let plan = String::from_utf8(ended.stdout).expect("text");
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    let memory = |line: &str| -> Option<String> {
+        let (_, place) = line.split_once("guest address ")?;
+        let (device, place) = (line.rsplit(' ').next()?, place.split([',', ' ', ':']).next()?);
+        Some(format!("{device} {place}"))
+    };
+    let places: Vec<String> = plan.lines().filter_map(memory).filter(|it| it.contains("mem")).collect();
+    assert_eq!(places, ["mem0 0x540000000", "mem1 0x600000000"], "{plan}");
+    // The file's, 2 MiB at the first whole GiB behind the window.
+    assert!(plan.contains("0x500000000"), "{plan}");
+    Ok(())
+}
+
+#[test]
 fn a_console_is_said_to_be_in_one_place() -> Result<()> {
     for (options, says_what) in [
         ("", "say where it is, once"),

@@ -1,5 +1,6 @@
 //! A running machine's control socket, asked as a user would: by `vmm ctl`.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
@@ -21,7 +22,7 @@ pub fn told(socket: &Path, words: &[&str]) -> Result<String> {
     Err(Error::Unexpected(format!("vmm ctl {}: {}", words.join(" "), ended.everything())))
 }
 
-/// How many bytes of the host the guest's memory takes: what its memfd holds, which each process of a device that is driven
+/// How many bytes of the host the guest's memory takes: what its memfds hold, which each process of a device that is driven
 /// has.
 pub fn held(running: &Running) -> Result<u64> {
     use std::os::unix::fs::MetadataExt;
@@ -31,9 +32,14 @@ pub fn held(running: &Running) -> Result<u64> {
     let is_memory = |path: &std::path::PathBuf| {
         std::fs::read_link(path).is_ok_and(|link| link.starts_with("/memfd:guest-memory (deleted)"))
     };
-    // A process may die between being found and being looked at.
-    let found =
-        descriptors.map(|entry| entry.path()).filter(is_memory).find_map(|path| std::fs::metadata(path).ok());
-    let memory = found.ok_or_else(|| Error::Unexpected("no process has guest memory".to_owned()))?;
-    Ok(memory.blocks().saturating_mul(512))
+    // A process may die between being found and being looked at. Each memfd counts once, whoever has it.
+    let found = descriptors.map(|entry| entry.path()).filter(is_memory);
+    let memory: BTreeMap<u64, u64> = found
+        .filter_map(|path| std::fs::metadata(path).ok())
+        .map(|memory| (memory.ino(), memory.blocks().saturating_mul(512)))
+        .collect();
+    if memory.is_empty() {
+        return Err(Error::Unexpected("no process has guest memory".to_owned()));
+    }
+    Ok(memory.values().sum())
 }

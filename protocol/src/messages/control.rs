@@ -121,16 +121,17 @@ pub struct DeviceStatus {
     pub restarts: u64,
     /// The longest time without a back end, in milliseconds.
     pub longest_pause_ms: u64,
-    /// What it holds of guest memory, if it is a balloon and has said so. Optional field, since minor version 5.
+    /// What it holds of guest memory, if it is a balloon, or what of it is plugged in, and it has said so. Optional field,
+    /// since minor version 5.
     pub balloon: Option<BalloonAmount>,
 }
 
-/// What a balloon holds, by the word of its program and of the guest.
+/// What a balloon holds, or what is plugged in of memory, by the word of its program and of the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub struct BalloonAmount {
-    /// How much the guest is to give, in bytes.
+    /// How much the guest is to give, or to plug in, in bytes.
     pub target: u64,
-    /// How much it has given, in bytes.
+    /// How much it has, in bytes.
     pub actual: u64,
 }
 

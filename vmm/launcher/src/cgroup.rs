@@ -51,7 +51,7 @@ impl ControlGroups {
     ) -> Result<Option<Group>, Error> {
         match self {
             Self::In(delegated) => {
-                Ok(Some(delegated.limited(name, &limits(program, machine.memory.0, threads))?))
+                Ok(Some(delegated.limited(name, &limits(program, machine.most_memory(), threads))?))
             }
             Self::None => Ok(None),
         }

@@ -83,6 +83,10 @@ Devices:
       readonly=on|off (off)   lock=on|off (on)        size=SIZE (all of it; a multiple of 2M)
       queue-size=N (256)      on-failure=restart|fail|stop (restart)
       give-up=fail|stop (stop)                        spare=on|off (off)      bandwidth= operations= and their bursts
+  mem,size=SIZE      as much memory as the guest can plug in and out (virtio-mem), served by device-mem; vmm ctl sets how much
+      requested=SIZE (0: how much at first)           block=SIZE (2M: how much at once)
+      queue-size=N (256)      on-failure=restart|fail|stop (restart)
+      give-up=fail|stop (stop)                        spare=on|off (off)
   balloon            a virtio-balloon, served by device-balloon: the guest gives memory back; vmm ctl sets how much
       size=SIZE (0)           deflate-on-oom=on|off (on)
       free-page-reporting=on|off (off)                queue-size=N (256)

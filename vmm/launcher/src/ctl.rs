@@ -51,6 +51,16 @@ pub enum Command {
         #[arg(value_name = "SIZE")]
         size: Size,
     },
+    /// Set how much memory the guest is to have plugged in.
+    Mem {
+        /// The device's name, as in mem0.
+        #[arg(value_name = "ID")]
+        device: String,
+
+        /// As in 2G; 0 for nothing.
+        #[arg(value_name = "SIZE")]
+        size: Size,
+    },
     /// Have the guest see that a disk is larger.
     ResizeDisk {
         /// The device's name, as in blk0.
@@ -116,6 +126,10 @@ pub fn run(line: &ControlLine) -> Result<String, Error> {
             let (device, setting) = (device.clone(), Setting::Balloon(size.0));
             (ToLauncher::Set(SetDevice { device, setting }), None)
         }
+        Command::Mem { device, size } => {
+            let (device, setting) = (device.clone(), Setting::Mem(size.0));
+            (ToLauncher::Set(SetDevice { device, setting }), None)
+        }
         Command::ResizeDisk { device, size } => {
             let (device, setting) = (device.clone(), Setting::Disk(size.map(|size| size.0)));
             (ToLauncher::Set(SetDevice { device, setting }), None)
@@ -143,7 +157,7 @@ pub fn run(line: &ControlLine) -> Result<String, Error> {
         FromLauncher::Replaced(replaced) => {
             Ok(format!("replaced: pid {} took over within {} ms\n", replaced.pid, replaced.within_ms))
         }
-        FromLauncher::Set if matches!(line.command, Command::Balloon { .. }) => {
+        FromLauncher::Set if matches!(line.command, Command::Balloon { .. } | Command::Mem { .. }) => {
             Ok("set: the guest is told, and does it in its own time\n".to_owned())
         }
         FromLauncher::Set => Ok("set: the guest is told\n".to_owned()),

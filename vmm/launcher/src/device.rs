@@ -1,12 +1,14 @@
 //! What a device's words mean: the typed device behind a [`DeviceOption`].
 //!
 //! Two kinds exist: those that a program of ours serves (`blk` with `path=`, `net` with `tap=` or `fd=`, `rng`,
-//! `console`, `pmem`, `balloon`, `fs` and `vsock` with `path=`), and those of every virtio type that somebody else's vhost-user back end serves (`socket=`). An option that the kind does not know is an
-//! error that names the nearest; nothing is guessed from the contents of a file.
+//! `console`, `pmem`, `mem`, `balloon`, `fs` and `vsock` with `path=`), and those of every virtio type that somebody else's
+//! vhost-user back end serves (`socket=`). An option that the kind does not know is an error that names the nearest; nothing
+//! is guessed from the contents of a file.
 
 mod balloon;
 pub mod console;
 mod fs;
+mod mem;
 mod net;
 pub mod pmem;
 mod rates;
@@ -15,7 +17,7 @@ mod vsock;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use protocol::{BalloonOptions, BlkOptions, Rates, limits};
+use protocol::{BalloonOptions, BlkOptions, MemOptions, Rates, limits};
 use sandbox_policies::Program;
 
 use crate::device_option::DeviceOption;
@@ -29,7 +31,7 @@ pub use pmem::Pmem;
 pub use vsock::Vsock;
 
 /// virtio device types by the names that the field uses (virtio 1.3, section 5).
-const TYPES: [(&str, u16); 17] = [
+const TYPES: [(&str, u16); 18] = [
     ("net", 1),
     ("blk", 2),
     ("console", 3),
@@ -40,6 +42,7 @@ const TYPES: [(&str, u16); 17] = [
     ("input", 18),
     ("vsock", 19),
     ("crypto", 20),
+    ("mem", 24),
     ("sound", 25),
     ("fs", 26),
     ("pmem", 27),
@@ -135,6 +138,8 @@ pub enum BackEnd {
     Pmem(Pmem),
     /// `device-balloon`.
     Balloon(BalloonOptions),
+    /// `device-mem`.
+    Mem(MemOptions),
     /// `device-fs`.
     Fs(Fs),
     /// `device-vsock`.
@@ -152,6 +157,7 @@ impl BackEnd {
             BackEnd::Console(console) => console.queues(),
             BackEnd::Pmem(_) => pmem::QUEUES,
             BackEnd::Balloon(_) => balloon::QUEUES,
+            BackEnd::Mem(_) => mem::QUEUES,
             BackEnd::Fs(fs) => fs.queues(),
             BackEnd::Vsock(_) => vsock::QUEUES,
             BackEnd::Socket(_) => asked.unwrap_or(0),
@@ -167,6 +173,7 @@ impl BackEnd {
             BackEnd::Console(_) => Some(Program::DeviceConsole),
             BackEnd::Pmem(_) => Some(Program::DevicePmem),
             BackEnd::Balloon(_) => Some(Program::DeviceBalloon),
+            BackEnd::Mem(_) => Some(Program::DeviceMem),
             BackEnd::Fs(_) => Some(Program::DeviceFs),
             BackEnd::Vsock(_) => Some(Program::DeviceVsock),
             BackEnd::Socket(_) => None,
@@ -217,6 +224,7 @@ pub fn devices(words: &[DeviceOption]) -> Result<Vec<Device>, Error> {
         let device = device(word, slot, format!("{}{of_its_kind}", word.kind))?;
         one_tag_each(&devices, &device)?;
         vsock::one(&devices, &device)?;
+        mem::few(&devices, &device)?;
         devices.push(device);
     }
     Ok(devices)
@@ -252,6 +260,7 @@ fn device(word: &DeviceOption, slot: u8, name: String) -> Result<Device, Error> 
     let queue_size = options.queue_size()?;
     let back_end = match (socket, *kind) {
         (socket, "pmem") => BackEnd::Pmem(options.pmem(socket, queues)?),
+        (socket, "mem") => BackEnd::Mem(options.mem(socket, queues)?),
         (Some(path), _) => BackEnd::Socket(PathBuf::from(path)),
         (None, "blk") => BackEnd::Blk(options.blk(queues, queue_size)?),
         (None, "net") => BackEnd::Net(options.net(queues)?),
@@ -269,8 +278,8 @@ fn device(word: &DeviceOption, slot: u8, name: String) -> Result<Device, Error> 
     let on_failure = options.on_failure()?;
     let give_up = options.give_up(on_failure)?;
     let spare = back_end.program().is_some() && options.spare(on_failure)?;
-    let limited =
-        back_end.program().is_some() && !matches!(back_end, BackEnd::Balloon(_) | BackEnd::Vsock(_));
+    let limited = back_end.program().is_some()
+        && !matches!(back_end, BackEnd::Balloon(_) | BackEnd::Mem(_) | BackEnd::Vsock(_));
     let rates = if limited { options.rates()? } else { Rates::default() };
     let patience = if back_end.program().is_none() { options.patience(on_failure)? } else { None };
     options.nothing_else()?;

@@ -55,6 +55,7 @@ pub fn plan(machine: &Machine, inputs: &Inputs) -> String {
                 BackEnd::Console(_) => "console",
                 BackEnd::Pmem(_) => "file, for reading",
                 BackEnd::Balloon(_) => "nothing",
+                BackEnd::Mem(_) => "page for what is plugged",
                 BackEnd::Vsock(_) => "listening socket",
                 BackEnd::Fs(_) => "nothing, for its root is its directory",
                 BackEnd::Blk(_) | BackEnd::Socket(_) => "disk",
@@ -103,6 +104,7 @@ fn opened(machine: &Machine, inputs: &Inputs) -> Vec<String> {
             (BackEnd::Balloon(_), _) => {
                 format!("open   /dev/null, since there is nothing else: {}", device.name)
             }
+            (BackEnd::Mem(_), resource) => made_memory(device, resource),
             (BackEnd::Fs(fs), _) => {
                 let how = if fs.options.readonly { "reading" } else { "reading and writing" };
                 format!("open   {} for {how} what is in it: {}", fs.path.display(), device.name)
@@ -147,6 +149,13 @@ fn opened_memory(device: &Device, pmem: &Pmem, resource: &Resource) -> String {
         format!(", {} at guest address {:#x}", Size(options.region.size), options.region.guest_phys)
     });
     format!("open   {} for {access}, {lock}, and for reading: {}{place}", pmem.path.display(), device.name)
+}
+
+fn made_memory(device: &Device, resource: &Resource) -> String {
+    let place = resource.mem_for_core().map_or_else(String::new, |(region, _)| {
+        format!("{} for guest address {:#x}", Size(region.size), region.guest_phys)
+    });
+    format!("make   memfd of {place}, to be plugged in, sealed shrink grow seal: {}", device.name)
 }
 
 fn tap(device: &Device, net: &Net, network: &Network) -> String {
@@ -203,6 +212,10 @@ fn core_descriptors(machine: &Machine) -> Vec<String> {
         descriptors.push(format!("vhost-user socket of {} (PCI device {})", device.name, device.slot));
         if let BackEnd::Pmem(_) = device.back_end {
             descriptors.push(format!("file of {}, to be mapped", device.name));
+        }
+        if let BackEnd::Mem(_) = device.back_end {
+            descriptors.push(format!("memory of {}", device.name));
+            descriptors.push(format!("page of {} for what is plugged", device.name));
         }
     }
     descriptors

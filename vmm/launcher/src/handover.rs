@@ -164,8 +164,12 @@ fn introduce(
         };
         let socket = socket.ok_or_else(|| nothing_serves(device))?;
         let memory = resource.for_core();
-        let attach = AttachDevice { pmem: memory.map(|(options, _)| options), ..attach(device) };
-        let fds: Vec<_> = std::iter::once(socket.as_fd()).chain(memory.map(|(_, file)| file)).collect();
+        let pluggable = resource.mem_for_core();
+        let (pmem, mem) = (memory.map(|(options, _)| options), pluggable.map(|(region, _)| region));
+        let attach = AttachDevice { pmem, mem, ..attach(device) };
+        let memfds = pluggable.into_iter().flat_map(|(_, fds)| fds);
+        let fds: Vec<_> =
+            std::iter::once(socket.as_fd()).chain(memory.map(|(_, file)| file)).chain(memfds).collect();
         tell("vmm-core", core, &ToCore::Attach(attach), &fds)?;
     }
     Ok(())
@@ -215,6 +219,7 @@ fn socket(device: &Device) -> Option<(u8, &Path)> {
         | BackEnd::Console(_)
         | BackEnd::Pmem(_)
         | BackEnd::Balloon(_)
+        | BackEnd::Mem(_)
         | BackEnd::Fs(_)
         | BackEnd::Vsock(_) => None,
     }

@@ -4,16 +4,18 @@ use std::io::{stdin, stdout};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use protocol::{DeviceOptions, PmemOptions, memory_layout};
+use protocol::{DeviceOptions, MemOptions, MemoryRegion, PmemOptions, memory_layout};
 use sandbox_policies::{Directory, Program};
 
-use crate::config::Console;
+use crate::config::{Console, HugePages};
 use crate::control_socket::ControlSocket;
 use crate::device::console::{Console as VirtioConsole, Place};
 use crate::device::{BackEnd, Device, Interface};
 use crate::error::Error;
+use crate::keep;
 use crate::listening::Listening;
 use crate::machine::Machine;
+use crate::memory;
 use crate::network::{self, Network};
 use crate::open::{self, Disk, OpenConsole, OpenPmem};
 use crate::programs::{self, Executable};
@@ -55,6 +57,17 @@ pub struct Inputs {
     pub device_programs: Vec<Executable>,
 }
 
+/// Memory to be plugged in.
+#[derive(Debug)]
+pub struct OpenMem {
+    /// The memory, sealed.
+    pub memory: OwnedFd,
+    /// The page on which the program says how much of it is plugged.
+    pub plugged: OwnedFd,
+    /// What core and program are told. Where it lies is not known before all memory is.
+    pub options: MemOptions,
+}
+
 /// What stands behind a device.
 #[derive(Debug)]
 pub enum Resource {
@@ -68,6 +81,8 @@ pub enum Resource {
     Console(Vec<OpenConsole>),
     /// For one too, and for the core: persistent memory.
     Pmem(OpenPmem),
+    /// For one too, and for the core: memory to be plugged in.
+    Mem(OpenMem),
     /// For one that has none, and a place for it in its hand-over.
     Nothing(OwnedFd),
     /// For one too, whose root it becomes.
@@ -109,6 +124,9 @@ impl Resource {
             (Resource::Pmem(open), BackEnd::Pmem(_)) => {
                 Some((DeviceOptions::Pmem(open.options), open.flushed.as_fd()))
             }
+            (Resource::Mem(open), BackEnd::Mem(_)) => {
+                Some((DeviceOptions::Mem(open.options), open.plugged.as_fd()))
+            }
             (Resource::Directory { nothing, .. }, BackEnd::Fs(fs)) => {
                 Some((DeviceOptions::Fs(fs.options.clone()), nothing.as_fd()))
             }
@@ -135,6 +153,14 @@ impl Resource {
     pub fn for_core(&self) -> Option<(PmemOptions, BorrowedFd<'_>)> {
         match self {
             Resource::Pmem(open) => Some((open.options, open.memory.as_fd())),
+            _ => None,
+        }
+    }
+
+    /// The same of memory to be plugged in.
+    pub fn mem_for_core(&self) -> Option<(MemoryRegion, [BorrowedFd<'_>; 2])> {
+        match self {
+            Resource::Mem(open) => Some((open.options.region, [open.memory.as_fd(), open.plugged.as_fd()])),
             _ => None,
         }
     }
@@ -227,6 +253,11 @@ fn resources(devices: &[Device], purpose: Purpose) -> Result<Vec<Resource>, Erro
             (BackEnd::Console(console), Purpose::Run) => Resource::Console(opened_console(device, console)?),
             (BackEnd::Console(_), Purpose::DryRun) => Resource::Looked,
             (BackEnd::Pmem(pmem), _) => Resource::Pmem(open::persistent_memory(pmem)?),
+            (BackEnd::Mem(options), _) => Resource::Mem(OpenMem {
+                memory: memory::create_region(options.region.size, HugePages::Off)?,
+                plugged: keep::create()?,
+                options: *options,
+            }),
             (BackEnd::Balloon(_), _) => Resource::Nothing(open::null()?),
             (BackEnd::Vsock(vsock), Purpose::Run) => Resource::Vsock {
                 root: open::directory(vsock.folder())?,
@@ -243,24 +274,27 @@ fn resources(devices: &[Device], purpose: Purpose) -> Result<Vec<Resource>, Erro
     Ok(resources)
 }
 
-/// Says where each persistent memory lies in a guest with so much other memory.
+/// Says where each persistent memory, and memory to be plugged in, lies in a guest with so much other memory.
 fn place_memory(devices: &[Device], resources: &mut [Resource], memory: Size) -> Result<(), Error> {
-    let mut open: Vec<(&Device, &mut OpenPmem)> = devices
+    let mut open: Vec<(bool, &Device, &mut MemoryRegion)> = devices
         .iter()
         .zip(resources)
         .filter_map(|(device, resource)| match resource {
-            Resource::Pmem(open) => Some((device, open)),
+            Resource::Pmem(open) => Some((false, device, &mut open.options.region)),
+            Resource::Mem(open) => Some((true, device, &mut open.options.region)),
             _ => None,
         })
         .collect();
-    let sizes: Vec<u64> = open.iter().map(|(_, open)| open.options.region.size).collect();
+    // Files first, each kind in the order of its devices.
+    open.sort_by_key(|(pluggable, ..)| *pluggable);
+    let sizes: Vec<u64> = open.iter().map(|(_, _, region)| region.size).collect();
     let regions = memory_layout::persistent(&memory_layout::regions(memory.0), &sizes);
-    for ((device, open), region) in open.iter_mut().zip(regions) {
+    for ((_, device, place), region) in open.iter_mut().zip(regions) {
         if region.guest_phys.checked_add(region.size).is_none() {
             let text = "no addresses are left for it; give less of it with size=".to_owned();
             return Err(Error::Device { name: device.name.clone(), text });
         }
-        open.options.region = region;
+        **place = region;
     }
     Ok(())
 }
@@ -302,7 +336,7 @@ impl<'a> Claim<'a> {
             BackEnd::Net(net) if matches!(net.interface, Interface::User(_)) => return Ok(Vec::new()),
             BackEnd::Net(net) => ((net.interface.to_string(), Identity::Interface(&net.interface)), false),
             // A directory is whoever's as well that reads and writes its files; of vsocks a machine has one.
-            BackEnd::Rng(_) | BackEnd::Balloon(_) | BackEnd::Fs(_) | BackEnd::Vsock(_) => {
+            BackEnd::Rng(_) | BackEnd::Balloon(_) | BackEnd::Mem(_) | BackEnd::Fs(_) | BackEnd::Vsock(_) => {
                 return Ok(Vec::new());
             }
             BackEnd::Console(console) => {

@@ -75,6 +75,15 @@ impl Machine {
         })
     }
 
+    /// What there can be of guest memory, with what is to be plugged in.
+    pub fn most_memory(&self) -> u64 {
+        let pluggable = self.devices.iter().filter_map(|device| match &device.back_end {
+            BackEnd::Mem(options) => Some(options.region.size),
+            _ => None,
+        });
+        pluggable.fold(self.memory.0, u64::saturating_add)
+    }
+
     /// Whether the terminal on standard input is the guest's.
     pub fn has_terminal(&self) -> bool {
         self.console == Console::Stdio || self.devices.iter().any(Device::is_on_stdio)
@@ -120,10 +129,11 @@ fn memory(wanted: Size, huge_pages: HugePages) -> Result<Size, Error> {
     if wanted.0.is_multiple_of(page.0) { Ok(wanted) } else { Err(Error::MemoryPages { wanted, page }) }
 }
 
-/// The host takes back huge pages as a whole only, and a balloon gives small ones.
+/// The host takes back huge pages as a whole only, and a balloon gives small ones; and those that it has reserved for memory
+/// that is not plugged nobody else could use.
 fn refuse_balloon_of_huge_pages(devices: &[Device], huge_pages: HugePages) -> Result<(), Error> {
     let mut devices = devices.iter();
-    match devices.find(|device| matches!(device.back_end, BackEnd::Balloon(_))) {
+    match devices.find(|device| matches!(device.back_end, BackEnd::Balloon(_) | BackEnd::Mem(_))) {
         Some(device) if huge_pages != HugePages::Off => Err(Error::Device {
             name: device.name.clone(),
             text: "guest memory of huge pages (--hugepages) cannot be given back page by page: leave out the one or the \
@@ -160,6 +170,21 @@ mod tests {
         let machine = machine(|_| ()).unwrap();
         assert_eq!((machine.cpus, machine.memory, machine.huge_pages), (1, Size(512 << 20), HugePages::Off));
         assert_eq!((machine.console, machine.sandbox), (Console::Stdio, Sandbox::Required));
+    }
+
+    #[test]
+    fn memory_to_be_plugged_in_is_small_pages_beside_the_other() {
+        let of = |words: &[&str], huge_pages| {
+            machine(|config| {
+                config.device = words.iter().map(|word| word.parse().unwrap()).collect();
+                config.hugepages = Some(huge_pages);
+            })
+        };
+        let most = |words| of(words, HugePages::Off).unwrap().most_memory();
+        assert_eq!(most(&["rng"]), 512 << 20);
+        assert_eq!(most(&["mem,size=1G", "rng", "mem,size=2M"]), (512 << 20) + (1 << 30) + (2 << 20));
+        let said = of(&["rng", "mem,size=1G"], HugePages::Mib2).unwrap_err().to_string();
+        assert!(said.contains("mem0") && said.contains("--hugepages"), "{said}");
     }
 
     #[test]

@@ -35,7 +35,8 @@ pub fn create(size: Size, huge_pages: HugePages) -> Result<Vec<Region>, Error> {
     regions.map(|region| Ok(Region { fd: create_region(region.size, huge_pages)?, region })).collect()
 }
 
-fn create_region(size: u64, huge_pages: HugePages) -> Result<OwnedFd, Error> {
+/// One of its regions, or as much of another kind.
+pub fn create_region(size: u64, huge_pages: HugePages) -> Result<OwnedFd, Error> {
     let failed = |call: &'static str| {
         let advice = match huge_pages {
             HugePages::Off => "give the guest less --memory",

@@ -39,7 +39,7 @@ pub struct Process {
     pub setting_for: Option<Asker>,
     /// The clients that it owes the word of the guest's driver, if it owes it.
     pub statistics_for: Option<Vec<u64>>,
-    /// What it holds of guest memory, if it is a balloon.
+    /// What it holds of guest memory, if it is a balloon, or what of it is plugged in.
     pub amount: Amount,
     /// The system call that its policy has refused, if it said so.
     pub refused: Option<Violation>,

@@ -25,9 +25,10 @@ use packages::{Package, Store};
 /// The package whose dependency is the kernel to boot.
 const KERNEL: &str = "linux-image-cloud-amd64";
 /// What the guest needs to see its devices; ext4, /dev/hwrng, the serial port and ACPI are built into the kernel.
-pub const GUEST_MODULES: [&str; 10] = [
+pub const GUEST_MODULES: [&str; 11] = [
     "virtio_pci",
     "virtio_balloon",
+    "virtio_mem",
     "virtio_blk",
     "virtio_net",
     "virtio_console",

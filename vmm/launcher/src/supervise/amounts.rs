@@ -1,9 +1,12 @@
-//! How much the balloons of the machine hold, for whoever asks how the devices are.
+//! How much the balloons of the machine hold, and how much memory is plugged in, for whoever asks how the devices are.
 //!
 //! Their programs say it with their counters. Each that owes none is asked for them at once, and the client's answer waits
 //! until all have said them or ended, but never beyond the next look at whether devices answer: then it has what is known.
 
-use protocol::{BALLOON_ACTUAL, BALLOON_TARGET, BalloonAmount, Counters, FromLauncher, ToDevice};
+use protocol::{
+    BALLOON_ACTUAL, BALLOON_TARGET, BalloonAmount, Counters, FromLauncher, MEM_PLUGGED, MEM_REQUESTED,
+    ToDevice,
+};
 use sandbox_policies::Program;
 
 use super::Supervisor;
@@ -18,6 +21,15 @@ pub struct Amount {
     awaited: bool,
 }
 
+/// What the counters are called of what is wanted and what there is.
+fn names(program: Program) -> Option<(&'static str, &'static str)> {
+    match program {
+        Program::DeviceBalloon => Some((BALLOON_TARGET, BALLOON_ACTUAL)),
+        Program::DeviceMem => Some((MEM_REQUESTED, MEM_PLUGGED)),
+        _ => None,
+    }
+}
+
 impl Supervisor {
     /// A client wants to know how the devices are.
     pub(super) fn on_devices(&mut self, client: u64) {
@@ -26,7 +38,7 @@ impl Supervisor {
             return self.hang_up_on(client);
         }
         for process in self.processes.all.iter_mut().filter(|process| is_asked(process)) {
-            if process.program != Program::DeviceBalloon {
+            if names(process.program).is_none() {
                 continue;
             }
             if process.silence.is_asked() || process.tell(&ToDevice::Query).is_ok() {
@@ -41,8 +53,8 @@ impl Supervisor {
     pub(super) fn note_amount(&mut self, index: usize, counters: &Counters) {
         let Some(process) = self.processes.all.get_mut(index) else { return };
         let value = |name| counters.entries.iter().find(|it| it.name == name).map(|it| it.value);
-        if process.program == Program::DeviceBalloon
-            && let (Some(target), Some(actual)) = (value(BALLOON_TARGET), value(BALLOON_ACTUAL))
+        if let Some((target, actual)) = names(process.program)
+            && let (Some(target), Some(actual)) = (value(target), value(actual))
         {
             process.amount.known = Some(BalloonAmount { target, actual });
         }

@@ -62,6 +62,22 @@ pub fn a_setting_that_cannot_be_made_is_refused_with_its_reason() {
     ends_well(machine);
 }
 
+pub fn how_much_memory_is_to_be_plugged_in_is_set_or_refused_with_its_reason() {
+    let mut machine = machine(&["", "of-minor-4", "set-and-die"], "obey", "fail");
+    answers(&machine, &["mem", "blk0", "1M"], 0, &["set: the guest is told, and does it in its own time"]);
+    machine.wait_for("blk0: told of Mem(1048576)");
+    answers(&machine, &["mem", "blk4", "1M"], DEVICE, &["there is no device 'blk4'"]);
+    answers(&machine, &["mem", "blk0", "385G"], 2, &["cannot ask for that", "at most 384G"]);
+    answers(&machine, &["mem", "blk0", "soon"], 2, &["soon"]);
+    answers(&machine, &["mem", "blk0", "3M"], DEVICE, &["vmm: the stand-in does not like it"]);
+    let old = ["the program of blk1 is of minor version 4, and has known this setting since 5"];
+    answers(&machine, &["mem", "blk1", "1M"], DEVICE, &old);
+    answers(&machine, &["mem", "blk2", "1M"], DEVICE, &["ended before it answered"]);
+    machine.wait_for("vmm: device blk2 has failed: ");
+    answers(&machine, &["mem", "blk2", "1M"], DEVICE, &["no program of vmm serves blk2 now"]);
+    ends_well(machine);
+}
+
 pub fn nothing_is_set_of_a_device_that_is_being_replaced() {
     let mut machine = machine(&[""], "never-choose", "restart");
     let path = machine.folder().join("control");

@@ -22,7 +22,7 @@ use machine::Machine;
 use nix::sys::signal::Signal;
 
 /// Every test, by name.
-const TESTS: [(&str, fn()); 57] = [
+const TESTS: [(&str, fn()); 58] = [
     ("the_guests_own_ends_have_their_codes", the_guests_own_ends_have_their_codes),
     ("a_core_is_given_what_the_hand_over_lists", a_core_is_given_what_the_hand_over_lists),
     ("a_core_that_fails_is_heard_in_one_line", a_core_that_fails_is_heard_in_one_line),
@@ -139,6 +139,10 @@ const TESTS: [(&str, fn()); 57] = [
     (
         "a_setting_that_cannot_be_made_is_refused_with_its_reason",
         asked::a_setting_that_cannot_be_made_is_refused_with_its_reason,
+    ),
+    (
+        "how_much_memory_is_to_be_plugged_in_is_set_or_refused_with_its_reason",
+        asked::how_much_memory_is_to_be_plugged_in_is_set_or_refused_with_its_reason,
     ),
     (
         "nothing_is_set_of_a_device_that_is_being_replaced",

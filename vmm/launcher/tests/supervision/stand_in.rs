@@ -186,8 +186,8 @@ pub fn obey(control: &Channel, act: &str) -> ExitCode {
 fn outcome(setting: Setting) -> SetOutcome {
     eprintln!("told of {setting:?}");
     match setting {
-        Setting::Balloon(SET) | Setting::Disk(Some(_)) => SetOutcome::set(),
-        Setting::Balloon(_) => SetOutcome::refused("the stand-in does not like it"),
+        Setting::Balloon(SET) | Setting::Mem(SET) | Setting::Disk(Some(_)) => SetOutcome::set(),
+        Setting::Balloon(_) | Setting::Mem(_) => SetOutcome::refused("the stand-in does not like it"),
         _ => SetOutcome::refused("a stand-in\nwill not"),
     }
 }
