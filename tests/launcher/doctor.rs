@@ -161,7 +161,7 @@ fn programs_that_are_missing_or_none() -> Result<()> {
         ("device-net", "--device net is refused"),
         ("device-blk-qcow2", "--device blk,format=qcow2 is refused"),
         // There is no --device of it.
-        ("device-mem", "other monitors cannot be served memory to plug in"),
+        ("device-mem", "--device mem is refused"),
     ] {
         assert_eq!(of(&all, name)["costs"], costs);
     }

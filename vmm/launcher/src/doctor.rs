@@ -197,8 +197,6 @@ fn without_device(program: Program, found: String) -> Finding {
     let name = program.name();
     let costs = match program {
         Program::DeviceBlkQcow2 => "--device blk,format=qcow2 is refused".to_owned(),
-        // No machine of vmm's has it yet.
-        Program::DeviceMem => "other monitors cannot be served memory to plug in".to_owned(),
         _ => format!("--device {} is refused", name.strip_prefix("device-").unwrap_or(name)),
     };
     Finding::lacks(name, found, &costs, "install the whole of vmm, of one version")
