@@ -78,7 +78,7 @@ fn live(connection: &Connection, wanted: &Wanted, agreement: &Agreement) -> Resu
     }
     let bases = session::stop(connection, &activation.rings, LIMIT)?;
     assert_eq!(bases.len(), activation.rings.len());
-    session::reset(connection, agreement, LIMIT)
+    session::reset(connection, agreement, LIMIT).map(drop)
 }
 
 fn shares() -> Option<Shares> {

@@ -97,6 +97,7 @@ pub fn attach(
         mailbox: Arc::clone(&mailbox),
         shared: Arc::clone(&shared),
         reset_waits: false,
+        anew: true,
         watchdog: Watchdog::default(),
         config_writes: ConfigWrites::default(),
         channel,

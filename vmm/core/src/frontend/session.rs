@@ -30,7 +30,8 @@ const PROTOCOL_FEATURES: VhostUserProtocolFeatures = VhostUserProtocolFeatures::
     .union(VhostUserProtocolFeatures::REPLY_ACK)
     .union(VhostUserProtocolFeatures::CONFIG)
     .union(VhostUserProtocolFeatures::BACKEND_REQ)
-    .union(VhostUserProtocolFeatures::INFLIGHT_SHMFD);
+    .union(VhostUserProtocolFeatures::INFLIGHT_SHMFD)
+    .union(VhostUserProtocolFeatures::RESET_DEVICE);
 
 /// What is wanted of a back end.
 #[derive(Debug, Clone, Copy)]
@@ -128,13 +129,8 @@ pub fn handshake(connection: &mut Connection, wanted: &Wanted) -> Result<Agreeme
         return Err(Fault::Lacks("VHOST_USER_F_PROTOCOL_FEATURES"));
     }
     let offered_protocol = ask_u64(connection, FrontendReq::GET_PROTOCOL_FEATURES, deadline)?;
-    let reset = if wanted.kind.resets {
-        VhostUserProtocolFeatures::RESET_DEVICE
-    } else {
-        VhostUserProtocolFeatures::empty()
-    };
     let mut protocol_features =
-        VhostUserProtocolFeatures::from_bits_truncate(offered_protocol) & (PROTOCOL_FEATURES | reset);
+        VhostUserProtocolFeatures::from_bits_truncate(offered_protocol) & PROTOCOL_FEATURES;
     let channel = wanted.channel.filter(|_| protocol_features.contains(VhostUserProtocolFeatures::CONFIG));
     if channel.is_none() {
         protocol_features.remove(VhostUserProtocolFeatures::BACKEND_REQ);
@@ -222,11 +218,12 @@ pub fn write_config(
 }
 
 /// Tells a back end, if it wants to hear of it, that a driver begins anew which knows nothing of what another has told it.
-pub fn reset(connection: &Connection, agreement: &Agreement, limit: Duration) -> Result<(), Fault> {
+/// Returns whether it has heard.
+pub fn reset(connection: &Connection, agreement: &Agreement, limit: Duration) -> Result<bool, Fault> {
     if !agreement.protocol_features.contains(VhostUserProtocolFeatures::RESET_DEVICE) {
-        return Ok(());
+        return Ok(false);
     }
-    connection.tell(FrontendReq::RESET_DEVICE, &[], &[], Deadline::after(limit))
+    connection.tell(FrontendReq::RESET_DEVICE, &[], &[], Deadline::after(limit)).map(|()| true)
 }
 
 /// Tells a back end what it can be told before it has the rings: it maps guest memory.

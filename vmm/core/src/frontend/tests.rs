@@ -7,6 +7,7 @@ mod changes;
 mod hostile;
 mod peer;
 mod replacement;
+mod resets;
 mod silence;
 mod succession;
 

@@ -68,6 +68,8 @@ pub struct Worker {
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) shared: Arc<Shared>,
     pub(super) reset_waits: bool,
+    /// A driver begins anew, and no back end has heard of it.
+    pub(super) anew: bool,
     pub(super) watchdog: Watchdog,
     pub(super) config_writes: ConfigWrites,
     /// On which back ends say that their configuration has changed.
@@ -207,10 +209,11 @@ impl Worker {
 
     /// Has the back end make the changes of the configuration that wait for one, and shows what came of them.
     fn write_config(&mut self) -> Result<(), Fault> {
-        let Link::Up(connection) = &self.link else { return Ok(()) };
         if self.config_writes.all().is_empty() {
             return Ok(());
         }
+        self.begin_anew()?;
+        let Link::Up(connection) = &self.link else { return Ok(()) };
         let mut writes = self.config_writes.all().iter();
         let written = writes.try_for_each(|(offset, data)| {
             session::write_config(connection, *offset, data, Deadline::after(self.limit))
@@ -242,6 +245,9 @@ impl Worker {
 
     /// Starts what the guest has set up on the back end that there is, or will be.
     fn start(&mut self) -> Result<(), Fault> {
+        if self.activation.is_some() && !self.started && !self.abandoned {
+            self.begin_anew()?;
+        }
         let Some(activation) = &self.activation else { return Ok(()) };
         if self.abandoned {
             self.shared.fail();
@@ -258,9 +264,6 @@ impl Worker {
         }
         // Before the first message: what fails half-way must be stopped, or taken up, as a whole.
         self.started = true;
-        if from == From::Reset {
-            session::reset(connection, &self.agreement, self.limit)?;
-        }
         session::prepare(connection, activation, &self.shares, self.limit)?;
         session::start(connection, activation, &self.shares, from, self.limit)
     }
@@ -372,7 +375,7 @@ impl Worker {
     }
 
     fn reset(&mut self) -> Result<(), Fault> {
-        self.reset_waits = true;
+        (self.reset_waits, self.anew) = (true, true);
         // What the driver wrote last has gone with the rest of the mailbox.
         self.show_config();
         let stopped = match &self.link {
@@ -383,10 +386,28 @@ impl Worker {
             Link::Up(_) | Link::Gone => Ok(()),
             Link::Lost(_) => return Ok(()),
         };
-        if stopped.is_ok() {
-            self.confirm();
+        stopped?;
+        // Before the driver sees that it is reset: what it reads from then on is what the device has after that.
+        let heard = self.begin_anew();
+        self.confirm();
+        heard
+    }
+
+    /// Has the back end forget what an earlier driver told it, before it hears anything of the next one's, and shows what its
+    /// configuration is then.
+    fn begin_anew(&mut self) -> Result<(), Fault> {
+        let Link::Up(connection) = &self.link else { return Ok(()) };
+        if !self.anew {
+            return Ok(());
         }
-        stopped
+        if session::reset(connection, &self.agreement, self.limit)? && self.kind.config_size > 0 {
+            let deadline = Deadline::after(self.limit);
+            self.agreement.config =
+                session::read_config(connection, &self.kind, self.agreement.queues, deadline)?;
+            self.show_config();
+        }
+        self.anew = false;
+        Ok(())
     }
 
     /// Nobody writes to guest memory for this device any more.

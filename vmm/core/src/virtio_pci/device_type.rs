@@ -73,8 +73,6 @@ pub struct DeviceType {
     /// Offset of a byte of the configuration that says whether writes may be lost until the next flush, and that the
     /// driver may write (virtio 1.3, 5.2.4, `writeback`).
     pub write_cache_at: Option<usize>,
-    /// Whether the back end has to hear of a reset of the device (VHOST_USER_RESET_DEVICE): it keeps what a driver told it.
-    pub resets: bool,
     /// The memory of a device that has some: the configuration of one that is persistent begins with its address and size
     /// (virtio 1.2, 5.19.4), that of one to be plugged in has them, and how much of it can be used, further on (5.15.4).
     pub memory: Option<MemoryRegion>,
@@ -100,16 +98,7 @@ impl DeviceType {
             _ => return None,
         };
         let write_cache_at = (id == 2).then_some(32);
-        Some(Self {
-            id,
-            class,
-            config_size,
-            features,
-            queue_count_at,
-            write_cache_at,
-            resets: false,
-            memory: None,
-        })
+        Some(Self { id, class, config_size, features, queue_count_at, write_cache_at, memory: None })
     }
 
     /// A network whose back end is asked for an odd number of queues: two for each pair, and one on which it serves the
@@ -117,7 +106,7 @@ impl DeviceType {
     #[must_use]
     pub fn with_control_queue(self, queues: u16) -> Self {
         if self.id == 1 && queues > 2 && queues % 2 == 1 {
-            Self { features: self.features | NET_CONTROL_FEATURES, resets: true, ..self }
+            Self { features: self.features | NET_CONTROL_FEATURES, ..self }
         } else {
             self
         }
@@ -209,7 +198,7 @@ mod tests {
             (33, 1 << 2 | 1 << 17 | 1 << 22),
         ] {
             let kind = net.with_control_queue(queues);
-            assert_eq!((kind.features & !net.features, kind.resets), (bits, bits != 0), "{queues}");
+            assert_eq!(kind.features & !net.features, bits, "{queues}");
         }
         let blk = DeviceType::new(2).unwrap();
         assert_eq!(blk.with_control_queue(3), blk);

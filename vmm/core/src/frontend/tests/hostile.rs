@@ -61,7 +61,8 @@ fn aback_end_that_behaves_is_agreed_with() {
     let used = VhostUserProtocolFeatures::MQ
         | VhostUserProtocolFeatures::REPLY_ACK
         | VhostUserProtocolFeatures::CONFIG
-        | VhostUserProtocolFeatures::INFLIGHT_SHMFD;
+        | VhostUserProtocolFeatures::INFLIGHT_SHMFD
+        | VhostUserProtocolFeatures::RESET_DEVICE;
     assert_eq!(agreement.protocol_features, used);
     assert_ne!(PROTOCOL_FEATURES, used.bits());
 }
