@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use crate::artifacts::Artifacts;
 use crate::failure::{Failure, Outcome, Tried};
@@ -36,7 +37,7 @@ pub fn run(workspace: &Workspace, names: &[String], arguments: &[String]) -> Out
     let mut bench = Bench { workspace, arguments, programs: None, artifacts: None };
     let mut total = Counts::default();
     for group in groups {
-        let mut note = String::new();
+        let (mut note, begun) = (String::new(), Instant::now());
         let mut counts = bench.run(group, &mut note).unwrap_or_else(|failure| {
             let mut counts = Counts::default();
             counts.add_failure(format!("{}: {failure}", group.name));
@@ -45,6 +46,7 @@ pub fn run(workspace: &Workspace, names: &[String], arguments: &[String]) -> Out
         if !counts.ran_something() {
             counts.add_failure(format!("{}: the group ran nothing", group.name));
         }
+        note.push_str(&format!(", {} s", begun.elapsed().as_secs()));
         report(group, &counts, &note);
         total.add(counts);
     }
