@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::poll::{PollTimeout, poll};
+use nix::sys::stat::{SFlag, fstat, major, minor};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
@@ -21,8 +22,10 @@ use crate::Error;
 use crate::namespaces::{Kinship, Namespaces};
 use crate::system_calls::{Clone, exit_now};
 
-/// The controllers that [`Limits`] are for.
+/// The controllers without which a directory is none for us.
 const CONTROLLERS: [&str; 2] = ["memory", "pids"];
+/// Microseconds in which a group may run as long as `cpu.max` says: the kernel's own choice.
+const PERIOD: u64 = 100_000;
 /// What the names of our groups begin with.
 const PREFIX: &str = "vmm-";
 /// How often removal is tried: the last process of a group may be on its way out, or its end be known before the kernel
@@ -36,6 +39,10 @@ const BETWEEN_REMOVALS: u8 = 10;
 pub struct Delegated {
     path: PathBuf,
     directory: File,
+    /// Whether groups in it may be limited in processor time.
+    processors: bool,
+    /// And in what they do with disks.
+    disks: bool,
 }
 
 /// What the programs of a group may use together.
@@ -45,6 +52,55 @@ pub struct Limits {
     pub tasks: u64,
     /// Bytes: of their own, and of files and guest memory that they were the first to touch.
     pub memory: u64,
+    /// Processors that they may keep busy, where the directory has the controller for that.
+    pub processors: u64,
+    /// What they may do with one disk, where it has that for this.
+    pub disk: Option<DiskLimit>,
+}
+
+/// What may be read from a block device in a second, and as much again written to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskLimit {
+    /// The number of the whole device.
+    pub device: BlockDevice,
+    /// Bytes.
+    pub bandwidth: u64,
+}
+
+/// A block device that has requests of its own, and so not a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockDevice {
+    major: u64,
+    minor: u64,
+}
+
+impl BlockDevice {
+    /// That which `file` is, or on which its file system lies. None: it lies in memory, on a network, or on more devices than
+    /// one, as the kernel says it by the number 0.
+    #[must_use]
+    pub fn below(file: BorrowedFd<'_>) -> Option<Self> {
+        let found = fstat(file).ok()?;
+        let is_block_device = SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT == SFlag::S_IFBLK;
+        let number = if is_block_device { found.st_rdev } else { found.st_dev };
+        let (major, minor) = (major(number), minor(number));
+        if major == 0 {
+            return None;
+        }
+        // Of a partition: the folder above its own is its disk's.
+        let folder = format!("/sys/dev/block/{major}:{minor}");
+        let disk = Path::new(&folder).join("partition").exists().then(|| format!("{folder}/../dev"));
+        let whole = disk.map_or(Some(format!("{major}:{minor}")), |path| fs::read_to_string(path).ok())?;
+        let (major, minor) = whole.trim().split_once(':')?;
+        Some(Self { major: major.parse().ok()?, minor: minor.parse().ok()? })
+    }
+}
+
+impl DiskLimit {
+    /// A line of `io.max`.
+    fn line(&self) -> String {
+        let Self { device: BlockDevice { major, minor }, bandwidth } = self;
+        format!("{major}:{minor} rbps={bandwidth} wbps={bandwidth}")
+    }
 }
 
 /// A group. Dropping it removes it, once it is empty.
@@ -57,8 +113,8 @@ pub struct Group {
 }
 
 impl Delegated {
-    /// The group at `path`, which must have the controllers of [`Limits`] to pass on, and into whose groups we may put
-    /// processes. Removes groups that an owner left behind.
+    /// The group at `path`, which must have the controllers for memory and tasks to pass on, may have those for processors and
+    /// disks, and into whose groups we may put processes. Removes groups that an owner left behind.
     pub fn open(path: &Path) -> Result<Self, Error> {
         Self::with(path, &CONTROLLERS)
     }
@@ -69,13 +125,15 @@ impl Delegated {
         if fstatfs(&directory).map(|found| found.filesystem_type()) != Ok(CGROUP2_SUPER_MAGIC) {
             return Err(not_delegated(path, "is no cgroup v2"));
         }
-        let delegated = Self { path: path.to_owned(), directory };
+        let mut delegated = Self { path: path.to_owned(), directory, processors: false, disks: false };
         // Privileges would help to make groups, but they are gone when groups are removed.
         let found = delegated.directory.metadata().map_err(wrong)?;
         if found.uid() != geteuid().as_raw() || found.mode() & 0o200 == 0 {
             return Err(not_delegated(path, &format!("is not user {}'s own to write to", geteuid())));
         }
         delegated.pass_on(controllers)?;
+        delegated.processors = delegated.pass_on(&["cpu"]).is_ok();
+        delegated.disks = delegated.pass_on(&["io"]).is_ok();
         delegated.alone(|| delegated.sweep()).map_err(wrong)?;
         delegated.group("trial", &[])?.admits().map_err(|errno| not_delegated(path, errno.desc()))?;
         Ok(delegated)
@@ -126,10 +184,31 @@ impl Delegated {
     /// Makes a group with these limits; `name` tells it from others of this process.
     pub fn limited(&self, name: &str, limits: &Limits) -> Result<Group, Error> {
         let (tasks, memory) = (limits.tasks.to_string(), limits.memory.to_string());
-        self.group(name, &[("pids.max", &tasks), ("memory.max", &memory)])
+        let processors = format!("{} {PERIOD}", limits.processors.saturating_mul(PERIOD));
+        let mut written = vec![("pids.max", &tasks), ("memory.max", &memory)];
+        written.extend(self.processors.then_some(("cpu.max", &processors)));
+        let group = self.group(name, &written)?;
+        if let Some(disk) = limits.disk.filter(|_| self.disks) {
+            // A device may be of a kind that the kernel keeps no account of. Its program has limits of its own.
+            let _ = fs::write(self.path.join(&group.name).join("io.max"), disk.line());
+        }
+        Ok(group)
     }
 
-    fn group(&self, name: &str, limits: &[(&str, &str)]) -> Result<Group, Error> {
+    /// What groups in here limit, in words.
+    #[must_use]
+    pub fn limits(&self) -> &'static str {
+        match (self.processors, self.disks) {
+            (true, true) => "memory, threads, processors and disks",
+            (true, false) => "memory, threads and processors, and none for disks (it has no io controller)",
+            (false, true) => "memory, threads and disks, and none for processors (it has no cpu controller)",
+            (false, false) => {
+                "memory and threads, and none for processors and disks (it has no cpu and io controllers)"
+            }
+        }
+    }
+
+    fn group(&self, name: &str, limits: &[(&str, &String)]) -> Result<Group, Error> {
         let name = format!("{PREFIX}{}.{name}", std::process::id());
         let path = self.path.join(&name);
         let wrong = |error: std::io::Error| not_delegated(&path, &error.to_string());
@@ -194,6 +273,7 @@ fn not_delegated(path: &Path, found: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::memfd::{MFdFlags, memfd_create};
 
     /// A group of any hierarchy that this host has, which will do when no limit is wanted. An ordinary user has none.
     fn own(name: &str) -> Option<PathBuf> {
@@ -246,6 +326,21 @@ mod tests {
         assert!(!place.exists());
         assert_eq!(removed, abi == 0, "only a host without landlock lets it");
         assert_eq!(fs::remove_dir(&path).is_ok(), !removed);
+    }
+
+    #[test]
+    fn the_device_below_a_file_is_a_whole_one_or_none() {
+        let line = DiskLimit { device: BlockDevice { major: 259, minor: 3 }, bandwidth: 5 << 20 }.line();
+        assert_eq!(line, "259:3 rbps=5242880 wbps=5242880");
+        let in_memory = memfd_create("m", MFdFlags::MFD_CLOEXEC).unwrap();
+        let below = |path: &str| BlockDevice::below(File::open(path).unwrap().as_fd());
+        assert_eq!(BlockDevice::below(in_memory.as_fd()), None);
+        assert_eq!(below("/proc/self/status"), None);
+        // Whatever this program lies on, if it is a device at all, has no disk above it.
+        if let Some(BlockDevice { major, minor }) = below("/proc/self/exe") {
+            let folder = PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
+            assert!(folder.exists() && !folder.join("partition").exists(), "{folder:?}");
+        }
     }
 
     #[test]

@@ -5,8 +5,9 @@
 use std::fmt::{self, Display, Formatter};
 use std::os::fd::{AsFd, BorrowedFd};
 
+use protocol::Rates;
 use sandbox_policies::Program;
-use sandbox_policies::cgroup::{Delegated, Group, Limits};
+use sandbox_policies::cgroup::{BlockDevice, Delegated, DiskLimit, Group, Limits};
 
 use crate::error::Error;
 use crate::machine::Machine;
@@ -41,17 +42,20 @@ impl ControlGroups {
         }
     }
 
-    /// A group of this name for processes of `program`, which have so many threads of their own making.
+    /// A group of this name for processes of `program`, which have so many threads of their own making, and this limit for
+    /// their disk.
     pub fn group(
         &self,
         machine: &Machine,
         name: &str,
         program: Program,
         threads: u64,
+        disk: Option<DiskLimit>,
     ) -> Result<Option<Group>, Error> {
         match self {
             Self::In(delegated) => {
-                Ok(Some(delegated.limited(name, &limits(program, machine.most_memory(), threads))?))
+                let limits = Limits { disk, ..limits(program, machine.most_memory(), threads) };
+                Ok(Some(delegated.limited(name, &limits)?))
             }
             Self::None => Ok(None),
         }
@@ -59,7 +63,7 @@ impl ControlGroups {
 
     /// A group of this name for a program of somebody else's, which has one thread and no guest memory.
     pub fn foreign(&self, name: &str) -> Result<Option<Group>, Error> {
-        let limits = Limits { tasks: SPARE_TASKS, memory: FOREIGN_MEMORY };
+        let limits = Limits { tasks: SPARE_TASKS, memory: FOREIGN_MEMORY, processors: 1, disk: None };
         match self {
             Self::In(delegated) => Ok(Some(delegated.limited(name, &limits)?)),
             Self::None => Ok(None),
@@ -91,17 +95,42 @@ fn limits(program: Program, guest_memory: u64, threads: u64) -> Limits {
         _ => SPARE_MEMORY,
     };
     let memory = guest_memory.saturating_add(guest_memory / TABLES).saturating_add(spare);
-    Limits { tasks: threads.saturating_add(SPARE_TASKS), memory }
+    // Threads that it should not have get no more done than those that it should, the first among them.
+    let processors = threads.saturating_add(1);
+    Limits { tasks: threads.saturating_add(SPARE_TASKS), memory, processors, disk: None }
+}
+
+/// What the kernel lets a program do with the disk at `file` that has itself to keep to `rates`: should it not do that any more,
+/// it gets little further. Twice what it may do in its quickest second, so that what the file system does besides, and what is
+/// read ahead, slows nobody who keeps to them. How many operations it does is not limited here: the kernel counts pieces.
+pub fn disk_limit(file: impl AsFd, rates: &Rates) -> Option<DiskLimit> {
+    let bandwidth = rates.bandwidth?;
+    let bandwidth = bandwidth.per_second.saturating_add(bandwidth.burst).saturating_mul(2);
+    Some(DiskLimit { device: BlockDevice::below(file.as_fd())?, bandwidth })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use protocol::Rate;
+    use std::fs::File;
+
+    #[test]
+    fn a_disk_is_limited_where_there_is_a_device_and_a_bandwidth() {
+        let rates = |bandwidth| Rates { bandwidth, operations: Some(Rate::of(5)) };
+        let of = |path: &str, rates: &Rates| disk_limit(File::open(path).unwrap(), rates);
+        assert_eq!(of("/proc/self/exe", &rates(None)), None);
+        assert_eq!(of("/proc/self/status", &rates(Some(Rate::of(1000)))), None);
+        if let Some(limit) = of("/proc/self/exe", &rates(Some(Rate::of(1000)))) {
+            assert_eq!(limit.bandwidth, 2200);
+        }
+    }
 
     #[test]
     fn whoever_touches_all_of_guest_memory_is_within_its_limit() {
         let small = limits(Program::DeviceBlk, 128 << 20, 2);
         assert_eq!((small.tasks, small.memory), (18, (128 + 1 + 64) << 20));
+        assert_eq!((small.processors, small.disk), (3, None));
         assert!(limits(Program::Core, u64::MAX, u64::MAX).memory == u64::MAX);
         assert!(limits(Program::DeviceBlkQcow2, 128 << 20, 2).memory > small.memory);
     }

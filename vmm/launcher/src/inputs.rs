@@ -108,6 +108,14 @@ pub enum Resource {
 }
 
 impl Resource {
+    /// The file of a disk.
+    pub fn disk(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Resource::Disk(disk) => Some(disk.fd.as_fd()),
+            _ => None,
+        }
+    }
+
     /// What a device program of ours is told of it, and handed.
     pub fn for_program(&self, back_end: &BackEnd) -> Option<(DeviceOptions, BorrowedFd<'_>)> {
         match (self, back_end) {

@@ -38,8 +38,8 @@ pub const GUEST_MODULES: [&str; 11] = [
     "virtiofs",
     "vmw_vsock_virtio_transport",
 ];
-/// What the nested rig's outer guest needs: its channels to the host, KVM, and taps.
-pub const OUTER_MODULES: [&str; 4] = ["virtio_pci", "virtio_console", "kvm_amd", "tun"];
+/// What the nested rig's outer guest needs: its channels to the host, KVM, taps, and a disk.
+pub const OUTER_MODULES: [&str; 5] = ["virtio_pci", "virtio_console", "kvm_amd", "tun", "brd"];
 
 /// Everything made for the guests, in one folder.
 pub struct Artifacts {

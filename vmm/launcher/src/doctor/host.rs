@@ -27,14 +27,14 @@ pub fn sealed(regions: &[Region]) -> Finding {
     Finding::lacks("guest memory", "128M, sealed, but without F_SEAL_EXEC", costs, "Linux 6.3 has it")
 }
 
-const UNLIMITED: &str = "programs run without limits of their own for memory and threads";
+const UNLIMITED: &str = "programs run without limits of their own for memory, threads, processors and disks";
 
 /// The directory that was named, as a machine would take it; else what can be said of the group that we are in.
 pub fn control_groups(named: Option<&Path>) -> Finding {
     let what = "control groups";
     if let Some(path) = named {
         return match Delegated::open(path) {
-            Ok(_) => Finding::held(what, format!("{path:?} takes groups with limits for memory and threads")),
+            Ok(it) => Finding::held(what, format!("{path:?} takes groups with limits for {}", it.limits())),
             Err(error) => {
                 let code = crate::error::Error::from(error);
                 Finding::stops(what, code.to_string(), "--cgroup with this directory is refused", code.code())
