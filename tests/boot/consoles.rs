@@ -90,7 +90,7 @@ fn a_console_goes_on_over_the_deaths_of_its_program() -> Result<()> {
     running.wait_for("left")?;
     let ended = running.wait()?;
     assert_eq!(ended.code(), Some(0), "{}", ended.everything());
-    warnings::none_but_of_waiting_for_its_console(&ended)
+    warnings::none_of_ours(&ended)
 }
 
 /// Makes the terminal as large.
