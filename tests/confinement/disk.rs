@@ -10,7 +10,7 @@ use serde_json::Value;
 use system_tests::Result;
 
 use crate::driver::{
-    COPIED, COUNT, DISCARDED, DONE, IDENTIFIED, PATTERN, SECTORS, UNMAPPED, WRITTEN, ZEROED,
+    BUS, COPIED, COUNT, DISCARDED, DONE, IDENTIFIED, PATTERN, SECTORS, UNMAPPED, WRITTEN, ZEROED,
 };
 use crate::guest::Guest;
 use crate::house::{House, Who};
@@ -73,6 +73,18 @@ fn direct_io_is_served_under_the_filters() -> Result<()> {
     // I/O.
     let house = House::within(Who::Caller, Path::new(env!("CARGO_TARGET_TMPDIR")))?;
     serve_all(&house, ",direct=on")
+}
+
+/// The bit is kept, reads as it was written, and stops nothing: what is under way ends, and what comes after it is served.
+#[test]
+fn a_disk_is_served_when_its_guest_switches_bus_mastering_off_in_mid_request() -> Result<()> {
+    let house = House::new(Who::Caller)?;
+    fs::write(house.disk(), vec![BEFORE; 1 << 20]).expect("an image");
+    let ended = house.start_with(Guest::DrivesWithoutBusMastering, None, ",serial=tiny")?.wait()?;
+    assert_eq!(ended.code(), Some(0), "{}", ended.everything());
+    assert_eq!((ended.said(DONE)?, ended.said(BUS)?), (&*"0".repeat(COUNT), "2"), "{}", ended.everything());
+    holds_what_was_written(&fs::read(house.disk()).expect("an image"), BEFORE);
+    house.check_left()
 }
 
 /// Of the same size, with nothing in it.

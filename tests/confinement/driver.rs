@@ -18,6 +18,9 @@ pub const UNMAPPED: u64 = 80;
 /// How many sectors each of them has.
 pub const SECTORS: u32 = 8;
 
+/// What the guest says that switched bus mastering off: the lowest byte of its command register follows, as a digit.
+pub const BUS: &str = "bus";
+
 /// What is written.
 pub const PATTERN: u8 = 0xA5;
 
@@ -120,8 +123,7 @@ pub fn code(data: u32) -> Vec<u8> {
     let mut code = Vec::new();
     // BAR 0, its upper half, and the command register: memory and bus master.
     for (register, value) in [(0x10, BAR), (0x14, 0), (0x04, 6)] {
-        code.extend(out32(0xCF8, 0x8000_0800 | register));
-        code.extend(out32(0xCFC, value));
+        code.extend(configure(register, value));
     }
     for status in [0, 1, 3] {
         code.extend(set8(STATUS, status));
@@ -164,14 +166,38 @@ pub fn endless(data: u32) -> Vec<u8> {
     code
 }
 
+/// Switches bus mastering off between a request and its end, makes each request once more without it, says what it finds
+/// in the command register then.
+pub fn without_bus_mastering(data: u32) -> Vec<u8> {
+    let mut code = submit(data);
+    code.extend(configure(0x04, 2));
+    code.extend(wait(data));
+    for _ in REQUESTS {
+        code.extend(request(data));
+    }
+    code.extend(print(&format!("@@{BUS} ")));
+    // mov dx, 0xCFC; in al, dx; add al, '0'; mov dx, 0x3F8; out dx, al
+    code.extend([0x66, 0xBA, 0xFC, 0x0C, 0xEC, 0x04, 0x30, 0x66, 0xBA, 0xF8, 0x03, 0xEE]);
+    code.extend(print("\n"));
+    code
+}
+
 /// Makes the next request available, notifies, and waits until it is used.
 fn request(data: u32) -> Vec<u8> {
+    [submit(data), wait(data)].concat()
+}
+
+/// Makes the next request available and notifies.
+fn submit(data: u32) -> Vec<u8> {
+    // inc word [available]
+    let available = (data + AVAILABLE + 2).to_le_bytes();
+    [&[0x66, 0xFF, 0x05][..], &available, &set16(NOTIFY, 0)].concat()
+}
+
+/// Waits until all that is available is used.
+fn wait(data: u32) -> Vec<u8> {
     let (available, used) = ((data + AVAILABLE + 2).to_le_bytes(), (data + USED + 2).to_le_bytes());
     let mut code = Vec::new();
-    // inc word [available]
-    code.extend([0x66, 0xFF, 0x05]);
-    code.extend(available);
-    code.extend(set16(NOTIFY, 0));
     // wait: mov ax, [available]; cmp ax, [used]; jne wait
     code.extend([0x66, 0xA1]);
     code.extend(available);
@@ -179,6 +205,11 @@ fn request(data: u32) -> Vec<u8> {
     code.extend(used);
     code.extend([0x75, 0xF1]);
     code
+}
+
+/// Writes a register of the device's configuration space.
+fn configure(register: u32, value: u32) -> Vec<u8> {
+    [out32(0xCF8, 0x8000_0800 | register), out32(0xCFC, value)].concat()
 }
 
 /// `mov byte [address], value`

@@ -24,6 +24,8 @@ pub enum Guest {
     DrivesAndPowersOff,
     /// The same, then goes on with requests for good.
     KeepsDriving,
+    /// Drives it, switches bus mastering off in the middle of a request, drives it again ([`driver::BUS`]), then powers off.
+    DrivesWithoutBusMastering,
     /// Powers off by the ACPI sleep control register.
     PowersOff,
     /// Resets by the ACPI reset register.
@@ -51,6 +53,9 @@ impl Guest {
             Self::Drives => [driver::code(DATA), HALT.to_vec()].concat(),
             Self::DrivesAndPowersOff => [driver::code(DATA), out(0x600, 0x34)].concat(),
             Self::KeepsDriving => [driver::code(DATA), driver::endless(DATA)].concat(),
+            Self::DrivesWithoutBusMastering => {
+                [driver::code(DATA), driver::without_bus_mastering(DATA), out(0x600, 0x34)].concat()
+            }
             // mov dx, 0x3FD; in al, dx; jmp to in
             Self::Polls => vec![0x66, 0xBA, 0xFD, 0x03, 0xEC, 0xEB, 0xFD],
             // SLP_EN and S5.
