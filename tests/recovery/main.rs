@@ -31,8 +31,6 @@ mod one_balloon;
 #[cfg(test)]
 mod one_disk;
 #[cfg(test)]
-mod one_mem;
-#[cfg(test)]
 mod one_network;
 #[cfg(test)]
 mod one_pmem;
