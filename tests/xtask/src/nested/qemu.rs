@@ -16,8 +16,10 @@ const HEARTBEAT_LIMIT: Duration = Duration::from_secs(150);
 /// No output for so long though the heart beats: a test that hangs. Tests have limits of their own,
 /// all shorter.
 const OUTPUT_LIMIT: Duration = Duration::from_secs(2400);
-/// What the outer kernel says when one of its processors makes no progress.
-const LOCKED_UP: &str = "watchdog: BUG: soft lockup";
+/// What the outer kernel says when one of its processors makes no progress, and when an exception has come upon another until
+/// its stack was full: nothing that runs in user space can bring either about.
+const LOCKED_UP: [&str; 2] =
+    ["watchdog: BUG: soft lockup", "Kernel panic - not syncing: Fatal exception in interrupt"];
 /// How often to look.
 const INTERVAL: Duration = Duration::from_millis(200);
 /// Processor time in clock ticks (of 10 ms, USER_HZ) that a stuck QEMU burns within
@@ -95,7 +97,9 @@ impl Machine<'_> {
     fn locked_up(&self) -> Option<String> {
         let log = fs::read(self.file("kernel.log")).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
-        log.lines().find(|line| line.contains(LOCKED_UP)).map(|line| line.trim().to_owned())
+        log.lines()
+            .find(|line| LOCKED_UP.iter().any(|said| line.contains(said)))
+            .map(|line| line.trim().to_owned())
     }
 
     /// The ends of all logs, for somebody who must find out what happened.
