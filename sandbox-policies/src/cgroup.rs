@@ -185,8 +185,8 @@ impl Delegated {
     pub fn limited(&self, name: &str, limits: &Limits) -> Result<Group, Error> {
         let (tasks, memory) = (limits.tasks.to_string(), limits.memory.to_string());
         let processors = format!("{} {PERIOD}", limits.processors.saturating_mul(PERIOD));
-        let mut written = vec![("pids.max", &tasks), ("memory.max", &memory)];
-        written.extend(self.processors.then_some(("cpu.max", &processors)));
+        let mut written = vec![("pids.max", &*tasks), ("memory.max", &*memory)];
+        written.extend(self.processors.then_some(("cpu.max", &*processors)));
         let group = self.group(name, &written)?;
         if let Some(disk) = limits.disk.filter(|_| self.disks) {
             // A device may be of a kind that the kernel keeps no account of. Its program has limits of its own.
@@ -208,7 +208,7 @@ impl Delegated {
         }
     }
 
-    fn group(&self, name: &str, limits: &[(&str, &String)]) -> Result<Group, Error> {
+    fn group(&self, name: &str, limits: &[(&str, &str)]) -> Result<Group, Error> {
         let name = format!("{PREFIX}{}.{name}", std::process::id());
         let path = self.path.join(&name);
         let wrong = |error: std::io::Error| not_delegated(&path, &error.to_string());

@@ -1,8 +1,8 @@
 //! A driver begins anew: whoever serves, or serves next, hears of that before anything of the next driver's.
 
-use super::attached::{BAR, Bench, bench, bench_of};
+use super::attached::{bench, bench_of};
 use super::peer::{PROTOCOL_FEATURES, REPLY, Request, message};
-use super::succession::{dies_at, serves_again};
+use super::succession::{dies_at, serves_again, shown, with_mode};
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::os::unix::net::UnixStream;
@@ -19,27 +19,13 @@ fn resets(seen: &[Request]) -> usize {
 
 /// Whose driver may set one byte, which is 0 after a reset.
 fn settable(value: Arc<AtomicU8>) -> impl FnMut(&mut UnixStream, &Request) -> Option<ControlFlow<()>> + Send {
+    let mut serve = with_mode(Arc::clone(&value));
     move |stream, request| {
         if request.is(FrontendReq::RESET_DEVICE) {
             value.store(0, SeqCst);
         }
-        if request.is(FrontendReq::SET_CONFIG) {
-            value.store(*request.body.last().unwrap(), SeqCst);
-        }
-        request.is(FrontendReq::GET_CONFIG).then(|| {
-            let mut body = request.body.clone();
-            body[12..].fill(0x5A);
-            body[12 + 32] = value.load(SeqCst);
-            let _gone = stream.write_all(&message(request.id, REPLY, &body));
-            ControlFlow::Continue(())
-        })
+        serve(stream, request)
     }
-}
-
-fn shown(bench: &Bench) -> u8 {
-    let mut byte = [0];
-    bench.host.mmio_read(BAR + WRITEBACK, &mut byte);
-    byte[0]
 }
 
 #[test]

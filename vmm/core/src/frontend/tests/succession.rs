@@ -261,7 +261,7 @@ fn an_idle_device_has_a_successor_too() {
 }
 
 /// Has a configuration of zeroes but for byte 32, which can be written.
-fn with_mode(mode: Arc<AtomicU8>) -> impl FnMut(&mut UnixStream, &Request) -> Special + Send + 'static {
+pub fn with_mode(mode: Arc<AtomicU8>) -> impl FnMut(&mut UnixStream, &Request) -> Special + Send + 'static {
     move |stream, request| {
         if request.is(FrontendReq::SET_CONFIG) && request.word(0) == 32 {
             mode.store(request.body[12], SeqCst);
@@ -276,7 +276,7 @@ fn with_mode(mode: Arc<AtomicU8>) -> impl FnMut(&mut UnixStream, &Request) -> Sp
     }
 }
 
-fn shown(bench: &Bench) -> u8 {
+pub fn shown(bench: &Bench) -> u8 {
     let mut byte = [0xEE];
     bench.host.mmio_read(BAR + 0x2000 + 32, &mut byte);
     byte[0]
