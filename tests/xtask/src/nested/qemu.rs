@@ -16,10 +16,9 @@ const HEARTBEAT_LIMIT: Duration = Duration::from_secs(150);
 /// No output for so long though the heart beats: a test that hangs. Tests have limits of their own,
 /// all shorter.
 const OUTPUT_LIMIT: Duration = Duration::from_secs(2400);
-/// What the outer kernel says when one of its processors makes no progress, and when an exception has come upon another until
-/// its stack was full: nothing that runs in user space can bring either about.
-const LOCKED_UP: [&str; 2] =
-    ["watchdog: BUG: soft lockup", "Kernel panic - not syncing: Fatal exception in interrupt"];
+/// What the outer kernel says when one of its processors makes no progress, and when one could not even begin to handle an
+/// exception, which has come upon another until its stack was full: nothing that runs in user space can bring either about.
+const KERNEL_FAULTS: [&str; 2] = ["watchdog: BUG: soft lockup", "RIP: 0010:asm_exc_"];
 /// How often to look.
 const INTERVAL: Duration = Duration::from_millis(200);
 /// Processor time in clock ticks (of 10 ms, USER_HZ) that a stuck QEMU burns within
@@ -92,13 +91,13 @@ impl Machine<'_> {
             .unwrap_or_default()
     }
 
-    /// What the outer kernel said if a processor of its stood still within the kernel for two minutes, which ends it. The
-    /// kernel and the processor are at fault there, whatever runs in user space.
-    fn locked_up(&self) -> Option<String> {
+    /// What the outer kernel said if it ended by one of [`KERNEL_FAULTS`]. The kernel and the processor are at fault there,
+    /// whatever runs in user space.
+    fn kernel_fault(&self) -> Option<String> {
         let log = fs::read(self.file("kernel.log")).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
         log.lines()
-            .find(|line| LOCKED_UP.iter().any(|said| line.contains(said)))
+            .find(|line| KERNEL_FAULTS.iter().any(|said| line.contains(said)))
             .map(|line| line.trim().to_owned())
     }
 
@@ -151,7 +150,7 @@ impl Machine<'_> {
         let mut ticks_at_beat = 0;
         loop {
             if qemu.try_wait().tried(|| "cannot wait for QEMU".to_owned())?.is_some() {
-                return Ok(self.locked_up().map_or(Ended::PoweredOff, Ended::Stuck));
+                return Ok(self.kernel_fault().map_or(Ended::PoweredOff, Ended::Stuck));
             }
             if heart.beats(&self.file("heartbeat")) {
                 ticks_at_beat = processor_ticks(qemu.id());
