@@ -31,6 +31,8 @@ mod one_balloon;
 #[cfg(test)]
 mod one_disk;
 #[cfg(test)]
+mod one_mem;
+#[cfg(test)]
 mod one_network;
 #[cfg(test)]
 mod one_pmem;
