@@ -37,6 +37,7 @@ pub use fields::Fields;
 pub use message::Message;
 pub use messages::{
     balloon::{BALLOON_ACTUAL, BALLOON_TARGET, BalloonOptions},
+    blk::{BlkOptions, DiskFormat},
     console::{ConsoleOptions, ConsolePort, ConsoleSize, NoConsoleSize},
     control::{
         AskDevice, BalloonAmount, DeviceStatus, FromLauncher, ProcessStatus, ReplaceDevice, Replaced,
@@ -55,7 +56,7 @@ pub use messages::{
     spawner::{Connect, FromSpawner, NotConnected, Respawn, SpawnFailed, Spawned, ToSpawner},
     statistics::{Statistic, Statistics},
     to_core::{Abandon, AttachDevice, CoreSetup, MemoryRegion, Reconnect, Replace, ToCore},
-    to_device::{BlkOptions, DeviceOptions, DeviceSetup, ToDevice},
+    to_device::{DeviceOptions, DeviceSetup, ToDevice},
     violation::{Violation, ViolationFrame},
     vsock::VsockOptions,
 };

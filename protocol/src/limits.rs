@@ -24,6 +24,8 @@ pub const MAX_TEXT: usize = 1024;
 pub const MAX_SERIAL: usize = 20;
 /// Bytes of the largest disk.
 pub const MAX_DISK: u64 = 1 << 62;
+/// Backing files of a disk: a descriptor, and an image's tables in memory, each.
+pub const MAX_BACKING: usize = 8;
 /// Pairs of queues of a network: what a hand-over has descriptors for, and a third of the queues of a device.
 pub const MAX_NET_PAIRS: u16 = 16;
 /// The least MTU that IPv4 works with (virtio 1.2, 5.1.4.1).

@@ -1,6 +1,7 @@
 //! The messages of each direction.
 
 pub(crate) mod balloon;
+pub(crate) mod blk;
 pub(crate) mod console;
 pub(crate) mod control;
 pub(crate) mod from_core;

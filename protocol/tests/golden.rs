@@ -6,11 +6,11 @@
 use protocol::{
     Abandon, AskDevice, AttachDevice, BalloonAmount, BalloonOptions, BlkOptions, Connect, ConsoleOptions,
     ConsolePort, ConsoleSize, CoreSetup, Counter, Counters, DeviceLost, DeviceOptions, DeviceSetup,
-    DeviceStatus, Error, Exit, Failure, FailureKind, FromCore, FromDevice, FromLauncher, FromSpawner,
-    FsOptions, MemoryRegion, Message, NetOptions, NotConnected, Phase, PmemOptions, ProcessStatus, Rate,
-    Rates, Ready, Reconnect, Reconnected, Refused, Replace, ReplaceDevice, Replaced, Respawn, SetDevice,
-    SetOutcome, Setting, SpawnFailed, Spawned, Statistic, Statistics, ToCore, ToDevice, ToLauncher,
-    ToSpawner, Violation, ViolationFrame, VsockOptions, frame, limits,
+    DeviceStatus, DiskFormat, Error, Exit, Failure, FailureKind, FromCore, FromDevice, FromLauncher,
+    FromSpawner, FsOptions, MemoryRegion, Message, NetOptions, NotConnected, Phase, PmemOptions,
+    ProcessStatus, Rate, Rates, Ready, Reconnect, Reconnected, Refused, Replace, ReplaceDevice, Replaced,
+    Respawn, SetDevice, SetOutcome, Setting, SpawnFailed, Spawned, Statistic, Statistics, ToCore, ToDevice,
+    ToLauncher, ToSpawner, Violation, ViolationFrame, VsockOptions, frame, limits,
 };
 use std::fmt::Debug;
 
@@ -57,7 +57,7 @@ fn pmem_device(options: PmemOptions) -> ToDevice {
     ToDevice::Setup(DeviceSetup { options: DeviceOptions::Pmem(options), ..rng() })
 }
 
-fn blk() -> DeviceSetup {
+fn blk(backing: &[DiskFormat]) -> DeviceSetup {
     let options = BlkOptions {
         readonly: true,
         direct: false,
@@ -65,14 +65,9 @@ fn blk() -> DeviceSetup {
         queues: 1,
         queue_size: 128,
         discard: false,
+        backing: backing.to_vec(),
     };
-    DeviceSetup {
-        name: "d".into(),
-        options: DeviceOptions::Blk(options),
-        blamed: false,
-        keep: false,
-        rates: Rates::default(),
-    }
+    DeviceSetup { options: DeviceOptions::Blk(options), ..rng() }
 }
 
 fn rng() -> DeviceSetup {
@@ -183,7 +178,10 @@ fn core_to_launcher() {
 
 #[test]
 fn launcher_to_device_and_back() {
-    golden(&ToDevice::Setup(blk()), 0x0301, "01640001000173018001010100");
+    golden(&ToDevice::Setup(blk(&[])), 0x0301, "01640001000173018001010100");
+    let layers = blk(&[DiskFormat::Qcow2, DiskFormat::Raw]);
+    golden(&ToDevice::Setup(layers.clone()), 0x0301, "016400010001730180020101000c03020100");
+    assert_eq!((blk(&[]).options.more(), layers.options.more()), (0, 2));
     golden(&ToDevice::Setup(rng()), 0x0301, "01640100");
     golden(&ToDevice::Setup(net(None)), 0x0301, "016402525400abcd0100000100");
     golden(&ToDevice::Setup(net(Some(1500))), 0x0301, "016402525400abcd0100fbdc050100");
@@ -202,7 +200,7 @@ fn launcher_to_device_and_back() {
     golden(&ToDevice::Setup(balloon(300)), 0x0301, "016405fb2c01010000");
     golden(&ToDevice::Setup(file_system("t", 2)), 0x0301, "0164060174010200");
     let blamed = |setup| ToDevice::Setup(DeviceSetup { blamed: true, ..setup });
-    golden(&blamed(blk()), 0x0301, "01640001000173018002010100020101");
+    golden(&blamed(blk(&[])), 0x0301, "01640001000173018002010100020101");
     golden(&blamed(rng()), 0x0301, "01640101020101");
     let with_keep = DeviceSetup { blamed: true, keep: true, ..rng() };
     golden(&ToDevice::Setup(with_keep), 0x0301, "01640102020101030101");
@@ -422,6 +420,9 @@ fn settings_and_networks_beyond_their_limits_are_refused() {
         assert!(matches!(ToDevice::Setup(wrong.clone()).encode(), Err(Error::Limit { .. })), "{wrong:?}");
     }
     assert!(ToDevice::Setup(stream(Some(32746), 1, false)).encode().is_ok());
+    for backing in [&[DiskFormat::Raw, DiskFormat::Qcow2][..], &[DiskFormat::Qcow2; 9]] {
+        assert!(matches!(ToDevice::Setup(blk(backing)).encode(), Err(Error::Limit { .. })), "{backing:?}");
+    }
     assert!(matches!(ToDevice::Setup(balloon(u64::MAX)).encode(), Err(Error::Limit { .. })));
     for setting in [Setting::Balloon(u64::MAX), Setting::Disk(Some(511)), Setting::Disk(Some(u64::MAX))] {
         assert!(matches!(ToDevice::Set(setting).encode(), Err(Error::Limit { .. })));

@@ -120,6 +120,7 @@ fn spawn_to_ready(stand_ins: &StandIns) -> Result<u64> {
         queues: 1,
         queue_size: 256,
         discard: true,
+        backing: Vec::new(),
     };
     let setup = DeviceSetup {
         name: "blk0".to_owned(),

@@ -7,14 +7,15 @@ use std::path::Path;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use system_tests::Result;
+use system_tests::{Disk, Result};
 
 use crate::driver::{
     BUS, COPIED, COUNT, DISCARDED, DONE, IDENTIFIED, PATTERN, SECTORS, UNMAPPED, WRITTEN, ZEROED,
 };
 use crate::guest::Guest;
 use crate::house::{House, Who};
-use crate::image_file::{Image, Shape};
+use crate::image_file::{Image, Shape, name_backing};
+use crate::leftovers;
 
 /// As the launcher's table of exit codes has it.
 const DEVICE_FAILED: i32 = 7;
@@ -99,7 +100,35 @@ fn a_qcow2_image_is_served_under_the_filters() -> Result<()> {
     drive(&house, ",format=qcow2")?;
     let image = Image { bytes: fs::read(house.disk()).expect("an image") };
     assert_eq!(image.check(), Ok(0));
-    holds_what_was_written(&image.content(0, 1 << 20), 0);
+    holds_what_was_written(&image.content(&[], 0, 1 << 20), 0);
+    house.check_left()
+}
+
+/// The same that says to be backed by `name`.
+fn backed(name: &str) -> Vec<u8> {
+    let mut bytes = qcow2();
+    name_backing(&mut bytes, name);
+    bytes
+}
+
+/// Which may be read by whoever runs the machine.
+fn base() -> Result<(Disk, String)> {
+    let base = Disk::with(&vec![BEFORE; 1 << 20], 1 << 20)?;
+    let options = format!(",format=qcow2,backing={},backing-format=raw", base.path().display());
+    Ok((base, options))
+}
+
+#[test]
+fn a_qcow2_image_is_served_over_the_file_that_its_user_named_and_not_that_which_it_names() -> Result<()> {
+    let house = House::new(Who::OrdinaryUser)?;
+    fs::write(house.disk(), backed("/etc/passwd")).expect("an image");
+    let (base, options) = base()?;
+    drive(&house, &options)?;
+    let image = Image { bytes: fs::read(house.disk()).expect("an image") };
+    assert_eq!(image.check(), Ok(0));
+    holds_what_was_written(&image.content(&base.content()?, 0, 1 << 20), BEFORE);
+    assert!(base.content()? == vec![BEFORE; 1 << 20]);
+    leftovers::no_lock(base.path());
     house.check_left()
 }
 
@@ -107,9 +136,10 @@ fn a_qcow2_image_is_served_under_the_filters() -> Result<()> {
 #[test]
 fn a_qcow2_image_outlives_the_programs_that_serve_it_one_after_the_other() -> Result<()> {
     let house = House::new(Who::OrdinaryUser)?;
-    fs::write(house.disk(), qcow2()).expect("an image");
-    let options = ",format=qcow2,spare=on,operations=100000";
-    let running = house.start_controlled(Guest::KeepsDriving, options, &[])?;
+    fs::write(house.disk(), backed("base")).expect("an image");
+    let (base, options) = base()?;
+    let options = format!("{options},spare=on,operations=100000");
+    let running = house.start_controlled(Guest::KeepsDriving, &options, &[])?;
     running.wait_for(DONE)?;
     let spare = |count: usize| {
         let line = "vmm: device blk0 has a spare";
@@ -144,7 +174,9 @@ fn a_qcow2_image_outlives_the_programs_that_serve_it_one_after_the_other() -> Re
     assert_eq!(ended.log.matches("vmm: device blk0 serves again").count(), 3, "{}", ended.everything());
     let image = Image { bytes: fs::read(house.disk()).expect("an image") };
     image.check().expect("no cluster is used more often than it is counted");
-    assert!(sectors(&image.content(0, 1 << 20), WRITTEN).iter().all(|byte| *byte == PATTERN));
+    let seen = image.content(&base.content()?, 0, 1 << 20);
+    assert!(sectors(&seen, WRITTEN).iter().all(|byte| *byte == PATTERN));
+    assert!(sectors(&seen, 0).iter().all(|byte| *byte == BEFORE));
     house.check_left()
 }
 
@@ -171,7 +203,7 @@ fn a_qcow2_image_that_is_not_served_ends_the_machine_and_is_as_it_was() -> Resul
     for (bytes, says) in [
         (vec![0; 1 << 20], "is none"),
         (with(7, 9), "another version"),
-        (with(15, 1), "backing file"),
+        (backed("/etc/passwd"), "which it calls '/etc/passwd'"),
         (with(79, 1), "marked dirty"),
     ] {
         fs::write(house.disk(), &bytes).expect("an image");

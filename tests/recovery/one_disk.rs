@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use system_tests::{Disk, Ended, Machine, Result, Running, children, program, warnings, within};
 
-use crate::image_file::{Image, Shape};
+use crate::image_file::{Image, Shape, name_backing};
 use crate::one_process::dies;
 
 /// How often the program is killed.
@@ -18,6 +18,8 @@ const PROGRAM_OF_AN_IMAGE: &str = "device-blk-qcow2";
 /// That image: its clusters are small and it is never full, so that there is always something to be allocated, and the table
 /// of counts has to move.
 const SHAPE: Shape = Shape { cluster_bits: 9, refcount_order: 4, size: 64 << 20 };
+/// Bytes of the raw disk below it: what is behind them, and was not written, is zeroes.
+const BELOW: u32 = 48 << 20;
 /// Clusters of the largest request, which is a block of the guest's, and of what its tables need.
 const LARGEST_REQUEST: usize = 256;
 
@@ -55,22 +57,27 @@ fn a_guest_on_one_cpu_loses_nothing_to_twenty_deaths_of_its_disk() -> Result<()>
     warnings::none_of_ours(&ended)
 }
 
-/// And the image says of no cluster that it is free which has data or a table in it. Counted and not used are those of one
+/// Nor anything of what is below it, which is as it was. And the image says of no cluster that it is free which has data or a table in it. Counted and not used are those of one
 /// request for each death at most.
 #[test]
 fn a_guest_loses_nothing_to_twenty_deaths_of_its_qcow2_image() -> Result<()> {
-    let empty = SHAPE.empty();
+    let mut empty = SHAPE.empty();
+    name_backing(&mut empty, "base");
     let disk = Disk::with(&empty, u64::try_from(empty.len()).expect("small"))?;
-    let mut running = Machine::new("survive").disk(disk.path(), ",format=qcow2").start()?;
+    let below: Vec<u8> = (0..BELOW / 4).flat_map(u32::to_le_bytes).collect();
+    let base = Disk::with(&below, BELOW.into())?;
+    let options = format!(",format=qcow2,backing={},backing-format=raw", base.path().display());
+    let mut running = Machine::new("survive").disk(disk.path(), &options).start()?;
     running.wait_for("writing")?;
     kill_over_and_over(&running, PROGRAM_OF_AN_IMAGE)?;
     running.type_line("end")?;
     let ended = running.wait()?;
     let image = Image { bytes: disk.content()? };
-    let seen = Disk::with(&image.content(0, SHAPE.size), SHAPE.size)?;
+    let seen = Disk::with(&image.content(&below, 0, SHAPE.size), SHAPE.size)?;
     is_whole(&ended, &seen.md5()?)?;
     let leaked = image.check().expect("no cluster is used more often than it is counted");
     assert!(leaked <= KILLS * LARGEST_REQUEST, "{leaked} clusters are counted and not used");
+    assert!(base.content()? == below);
     assert_eq!(ended.log.matches("vmm: device blk0 died: killed by SIGKILL").count(), KILLS);
     warnings::none_of_ours(&ended)
 }

@@ -4,10 +4,14 @@ use std::os::fd::OwnedFd;
 #[cfg(test)]
 use std::sync::Mutex;
 
-use device_backend::{Durability, Reader, Writer, read_at, write_at};
+use device_backend::{Durability, Error, Reader, Writer, read_at, write_at};
+use device_blk::Geometry;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::fdatasync;
+
+use crate::below::fill;
 
 /// Bytes of zeroes that are written at a time where the host has no quick way.
 const ZEROES: usize = 64 << 10;
@@ -50,7 +54,22 @@ impl ImageFile {
         Self::new(fd)
     }
 
-    /// The descriptor, for the questions that are asked before the serving filter.
+    /// Bytes of it, which is a `what`: a regular file or a block device. Only before the serving filter.
+    ///
+    /// # Errors
+    /// [`Error::Resource`]: it is another kind of file, or the host does not say.
+    pub fn size(&self, what: &str) -> Result<u64, Error> {
+        let status =
+            fstat(&self.fd).map_err(|errno| Error::Resource(format!("cannot fstat the {what}: {errno}")))?;
+        match SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT {
+            SFlag::S_IFREG => Ok(u64::try_from(status.st_size).unwrap_or(0)),
+            SFlag::S_IFBLK => Ok(Geometry::of(&self.fd, false)?.size),
+            _ => Err(Error::Resource(format!("the {what} is neither a regular file nor a block device"))),
+        }
+    }
+
+    /// The descriptor.
+    #[cfg(test)]
     pub fn descriptor(&self) -> &OwnedFd {
         &self.fd
     }
@@ -72,12 +91,7 @@ impl ImageFile {
     /// Fills `writer` from `offset`.
     pub fn read_guest(&self, writer: &mut Writer<'_, '_>, offset: u64) -> Result<(), Errno> {
         writer.fill_from(&self.fd, offset)?;
-        let zeroes = [0; 512];
-        while writer.remaining() > 0 {
-            let part = zeroes.get(..writer.remaining().min(zeroes.len())).unwrap_or_default();
-            writer.write_all(part).map_err(|_| Errno::EIO)?;
-        }
-        Ok(())
+        fill(writer)
     }
 
     /// Writes all of `reader` at `offset`.

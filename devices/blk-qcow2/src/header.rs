@@ -37,6 +37,18 @@ const FEATURE_NAME: usize = 48;
 const BACKING_FORMAT: u32 = 0xe279_2aca;
 const DATA_FILE: u32 = 0x4441_5441;
 
+/// Bytes of a backing file's name that are shown.
+const SHOWN: u64 = 100;
+
+/// What an image is there for.
+#[derive(Debug, Clone, Copy)]
+pub struct Role {
+    /// Nothing in it is changed.
+    pub readonly: bool,
+    /// Another file is below it, which its user named.
+    pub backed: bool,
+}
+
 /// What is needed of a header that was found good.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
@@ -50,18 +62,19 @@ pub struct Header {
 }
 
 impl Header {
-    /// Reads that of the image in `file`, which has `file_size` bytes and is to be changed unless `readonly`.
+    /// Reads that of the image in `file`, which has `file_size` bytes.
     ///
     /// # Errors
     /// [`Error::Resource`]: what is wrong with it, in one line.
-    pub fn of(file: &ImageFile, file_size: u64, readonly: bool) -> Result<Self, Error> {
+    pub fn of(file: &ImageFile, file_size: u64, role: Role) -> Result<Self, Error> {
         let mut bytes = [0; VERSION_3];
         file.read(&mut bytes, 0).map_err(unread)?;
         let header = Self::parse(&bytes, file_size)?;
+        check_backing(file, &bytes, role)?;
         if word(&bytes, 4) != Some(2) {
-            header.check_extensions(file, word(&bytes, 100).unwrap_or(0))?;
+            header.check_extensions(file, word(&bytes, 100).unwrap_or(0), role.backed)?;
         }
-        if !readonly {
+        if !role.readonly {
             header.check_entries(file)?;
         }
         Ok(header)
@@ -85,12 +98,6 @@ impl Header {
             return Err(refused(format!(
                 "has clusters of 2^{cluster_bits} bytes: 2^9 to 2^21 can be served"
             )));
-        }
-        if long(8) != 0 {
-            return Err(refused(
-                "has a backing file, and none is opened by a name that stands in an image: qemu-img convert -O qcow2 \
-                 makes one image of both",
-            ));
         }
         if word(32) != 0 {
             return Err(refused("is encrypted, which is not served: qemu-img convert -O qcow2 decrypts it"));
@@ -148,7 +155,7 @@ impl Header {
     }
 
     /// `imago` indexes into the feature names without looking, and takes the names of files for text.
-    fn check_extensions(&self, file: &ImageFile, header_length: u32) -> Result<(), Error> {
+    fn check_extensions(&self, file: &ImageFile, header_length: u32, backed: bool) -> Result<(), Error> {
         let mut at = u64::from(header_length);
         loop {
             let mut start = [0; 8];
@@ -159,6 +166,8 @@ impl Header {
             let (kind, length) = (word(&start, 0).unwrap_or(0), word(&start, 4).unwrap_or(0));
             match kind {
                 0 => return Ok(()),
+                // How its user says that it is.
+                BACKING_FORMAT if backed => {}
                 BACKING_FORMAT | DATA_FILE => {
                     return Err(refused(
                         "names a second file, and is not served: qemu-img convert -O qcow2 leaves it out",
@@ -171,8 +180,9 @@ impl Header {
                         "is corrupt: its table of feature names has {length} bytes"
                     )));
                 }
-                _ => at = at.saturating_add(8).saturating_add(u64::from(length).next_multiple_of(8)),
+                _ => {}
             }
+            at = at.saturating_add(8).saturating_add(u64::from(length).next_multiple_of(8));
         }
     }
 
@@ -220,6 +230,32 @@ impl Header {
     }
 }
 
+/// A name that stands in an image is shown, and never opened. The user has to have named a file for each that there is.
+fn check_backing(file: &ImageFile, bytes: &[u8], role: Role) -> Result<(), Error> {
+    let (at, length) = (long(bytes, 8).unwrap_or(0), word(bytes, 16).unwrap_or(0));
+    if at == 0 {
+        let needless =
+            "has no backing file, and one was named for it: leave that out, or name the right image";
+        return if role.backed { Err(refused(needless)) } else { Ok(()) };
+    }
+    if !role.backed {
+        let mut name = vec![0; usize::try_from(SHOWN.min(length.into())).unwrap_or(0)];
+        file.read(&mut name, at).map_err(unread)?;
+        let name = String::from_utf8_lossy(&name).escape_debug().to_string();
+        return Err(refused(format!(
+            "has a backing file, which it calls '{name}', and none is opened by a name that stands in an image: say \
+             which that is, with backing=PATH, or make one image of both, with qemu-img convert -O qcow2"
+        )));
+    }
+    if !role.readonly && word(bytes, 4) == Some(2) {
+        return Err(refused(
+            "has a backing file and is of version 2, in which zeroes cannot hide what that has: qemu-img amend -o \
+             compat=1.1 makes it version 3",
+        ));
+    }
+    Ok(())
+}
+
 fn check_version_3(bytes: &[u8], cluster: u64) -> Result<(), Error> {
     let features = long(bytes, 72).unwrap_or(0);
     if features != 0 {
@@ -261,13 +297,14 @@ fn unread(errno: Errno) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image_file::Shape;
+    use crate::image_file::{Shape, name_backing};
 
+    const ALONE: Role = Role { readonly: false, backed: false };
     const SHAPE: Shape = Shape { cluster_bits: 12, refcount_order: 4, size: 1 << 20 };
 
     fn header(bytes: &[u8]) -> Result<Header, String> {
         let size = u64::try_from(bytes.len()).unwrap();
-        Header::of(&ImageFile::with(bytes), size, false).map_err(|error| error.to_string())
+        Header::of(&ImageFile::with(bytes), size, ALONE).map_err(|error| error.to_string())
     }
 
     /// What is said of an image with `value` at `at`.
@@ -303,7 +340,7 @@ mod tests {
             (7, &[4], "device-blk's"),
             (23, &[8], "2^8"),
             (20, &[0xff; 4], "2^4294967295"),
-            (15, &[1], "backing file"),
+            (15, &[1], "with backing=PATH"),
             (35, &[1], "encrypted"),
             (63, &[1], "snapshots"),
             (79, &[1], "marked dirty"),
@@ -333,6 +370,35 @@ mod tests {
         assert!(with(4096 + 8, &[0, 0, 0, 0, 0, 0, 2, 0]).contains("refers to no block"));
         assert!(with(4096, &[0; 8]).contains("does not count its own header"));
         assert!(with(3 * 4096, &[0, 0, 0, 0, 0, 0, 0x40, 0]).contains("L2 table that is shared"));
+    }
+
+    #[test]
+    fn a_backing_file_is_named_by_its_user_where_there_is_one_and_nowhere_else() {
+        let said = |bytes: &[u8], readonly, backed| {
+            let size = u64::try_from(bytes.len()).unwrap();
+            let role = Role { readonly, backed };
+            Header::of(&ImageFile::with(bytes), size, role).map(drop).map_err(|error| error.to_string())
+        };
+        let mut bytes = SHAPE.empty();
+        assert!(said(&bytes, false, true).unwrap_err().contains("leave that out"));
+        name_backing(&mut bytes, "a\n\u{1b}[2Jbase");
+        let text = said(&bytes, false, false).unwrap_err();
+        assert!(text.contains(r"calls 'a\n\u{1b}[2Jbase', and none is opened"), "{text}");
+        assert_eq!(said(&bytes, false, true), Ok(()));
+        // How its user says that it is, whatever stands here.
+        bytes[104..120]
+            .copy_from_slice(&[0xe2, 0x79, 0x2a, 0xca, 0, 0, 0, 3, b'r', b'a', b'w', 0, 0, 0, 0, 0]);
+        assert!(said(&bytes, false, true).is_err_and(|text| text.contains("do not end")));
+        bytes[104..120].fill(0);
+        name_backing(&mut bytes, "b");
+        bytes[7] = 2;
+        assert!(said(&bytes, false, true).unwrap_err().contains("compat=1.1"));
+        assert_eq!(said(&bytes, true, true), Ok(()));
+        // A name without an end, or past that of the file.
+        bytes[16..20].fill(0xff);
+        assert!(said(&bytes, false, false).unwrap_err().len() < 1000);
+        bytes[8..16].fill(0xff);
+        assert!(said(&bytes, false, false).unwrap_err().contains("cannot be read"));
     }
 
     #[test]

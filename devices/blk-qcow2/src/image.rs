@@ -10,20 +10,25 @@
 //! Where data is in its place already, queues read and write it at the same time, each holding `mappings` shared. Whoever
 //! changes where data is holds it alone, from before he looks: nobody writes to a cluster that was freed meanwhile and is a
 //! table by then. `imago` itself is asked by one at a time; its own locks are then always free, and wait in no system call.
+//! What is below an image is locked after it, and never the other way round.
 
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use device_backend::{Durability, Error, Reader, Writer, log_line};
 use device_blk::{AlignedBuffer, Geometry, Medium, Range};
-use imago::ShallowMapping;
 use imago::format::drivers::FormatDriverInstance;
 use imago::qcow2::Qcow2;
+use imago::raw::Raw;
+use imago::{FormatAccess, ShallowMapping};
 use nix::errno::Errno;
-use nix::sys::stat::{SFlag, fstat};
+use protocol::DiskFormat;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
+use crate::below::{Below, fill};
 use crate::file::ImageFile;
-use crate::header::Header;
+use crate::header::{Header, Role};
+use crate::storage::Stored;
 use crate::tables::Tables;
 
 /// What `imago` caches: L2 tables, refcount blocks.
@@ -34,20 +39,25 @@ const COPIES: usize = 16;
 const SMALL: usize = 4 << 20;
 
 /// See above.
+#[derive(Debug)]
 pub struct Image {
     tables: Tables,
     header: Header,
     readonly: bool,
+    /// What is to be given to it before it starts, each below that before it.
+    awaited: Vec<DiskFormat>,
+    /// Where what it does not have is; without that it reads as zeroes.
+    below: Option<Arc<Below>>,
     /// Held shared while data is read or written where it is, alone while that changes.
     mappings: RwLock<()>,
     opened: Mutex<Opened>,
 }
 
 /// The image as `imago` has it.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Opened {
     /// None until requests come: until then another process may be changing the tables.
-    qcow2: Option<Qcow2<Tables>>,
+    qcow2: Option<Qcow2<Stored>>,
     /// A change failed half-way: some of it may be in this process alone.
     unsettled: bool,
 }
@@ -58,31 +68,66 @@ enum Place {
     At { offset: u64, writable: bool },
     /// Nowhere: it reads as zeroes.
     Zero,
+    /// Below the image, at the same offset.
+    Below,
     /// In compressed clusters.
     Compressed,
 }
 
 impl Image {
-    /// Checks the image behind `fd` and takes it.
+    /// Checks the image behind `fd` and takes it. `backing`: what is below it, which [`Image::add`] gets.
     ///
     /// # Errors
     /// [`Error::Resource`]: it is not served, and why.
-    pub fn new(fd: OwnedFd, readonly: bool) -> Result<Self, Error> {
-        Self::of(ImageFile::new(fd), readonly)
+    pub fn new(fd: OwnedFd, readonly: bool, backing: &[DiskFormat]) -> Result<Self, Error> {
+        let mut image = Self::of(ImageFile::new(fd), Role { readonly, backed: !backing.is_empty() })?;
+        backing.clone_into(&mut image.awaited);
+        Ok(image)
     }
 
-    fn of(file: ImageFile, readonly: bool) -> Result<Self, Error> {
-        let header = Header::of(&file, file_size(&file)?, readonly)?;
+    /// Checks what is below it, as many files as it was made for, and takes them. Before it starts.
+    ///
+    /// # Errors
+    /// [`Error::Resource`]: which of them is not served, and why.
+    pub fn add(&mut self, rest: Vec<OwnedFd>) -> Result<(), Error> {
+        self.below = Below::chain(rest, &self.awaited)?;
+        Ok(())
+    }
+
+    /// One that is below another and has `below` below itself.
+    pub fn underneath(file: ImageFile, below: Option<Arc<Below>>) -> Result<Self, Error> {
+        let image = Self::of(file, Role { readonly: true, backed: below.is_some() })?;
+        Ok(Self { below, ..image })
+    }
+
+    fn of(file: ImageFile, role: Role) -> Result<Self, Error> {
+        let header = Header::of(&file, file.size("qcow2 image")?, role)?;
         let tables = Tables::new(file, header.clone());
         // To hear what else `imago` has to say, while there is somebody to tell. Nothing is written. It also has this thread's
         // hash maps seeded, for which there is no system call later.
-        let qcow2 = Qcow2::<Tables>::open_image(tables.clone(), false);
+        let qcow2 = Qcow2::<Stored>::open_image(Stored::Image(tables.clone()), false);
         drop(qcow2.map_err(|error| Error::Resource(format!("the qcow2 image is not served: {error}")))?);
-        Ok(Self { tables, header, readonly, mappings: RwLock::new(()), opened: Mutex::default() })
+        let Role { readonly, .. } = role;
+        let (mappings, opened) = (RwLock::new(()), Mutex::default());
+        Ok(Self { tables, header, readonly, awaited: Vec::new(), below: None, mappings, opened })
+    }
+
+    /// What the guest sees, or the image above it, in bytes.
+    pub fn size(&self) -> u64 {
+        self.header.size
     }
 
     fn opened(&self) -> MutexGuard<'_, Opened> {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open(&self) -> std::io::Result<Qcow2<Stored>> {
+        let mut qcow2 = Qcow2::<Stored>::open_image(Stored::Image(self.tables.clone()), !self.readonly)?;
+        // Said in any case: else it would follow what stands in the image.
+        let below = self.below.as_ref().map(|below| Raw::open_image(Stored::below(below), false));
+        qcow2.set_backing(below.transpose()?.map(FormatAccess::new));
+        qcow2.set_data_file(None);
+        Ok(qcow2)
     }
 
     /// Where `range` begins. Its length is not 0.
@@ -94,7 +139,8 @@ impl Image {
         place(opened.qcow2.as_ref().ok_or(Errno::EIO)?, range)
     }
 
-    fn read_range(&self, range: Range, writer: &mut Writer<'_, '_>, zeroes: &mut [u8]) -> Result<(), Errno> {
+    /// Reads `range`, which is in it, into `writer`, which has at least that room.
+    pub fn read_range(&self, range: Range, writer: &mut Writer<'_, '_>) -> Result<(), Errno> {
         let mut left = range;
         while left.length > 0 {
             let _shared = self.mappings.read().unwrap_or_else(PoisonError::into_inner);
@@ -105,7 +151,8 @@ impl Image {
             let length = usize::try_from(here.length).map_err(|_| Errno::EIO)?;
             writer.part(length, |part| match place {
                 Place::At { offset, .. } => self.tables.file().read_guest(part, offset),
-                Place::Zero => fill(part, zeroes),
+                Place::Zero => fill(part),
+                Place::Below => self.below.as_ref().ok_or(Errno::EIO)?.read_range(here, part),
                 Place::Compressed => self.decompress(here, part),
             })?;
             left = after(left, here.length);
@@ -153,7 +200,7 @@ impl Image {
     /// Has `act` change the tables. What an earlier change left undone is done before.
     fn change(
         &self,
-        act: impl FnOnce(&Tables, &mut Qcow2<Tables>) -> Result<(), Errno>,
+        act: impl FnOnce(&Tables, &mut Qcow2<Stored>) -> Result<(), Errno>,
     ) -> Result<(), Errno> {
         let mut opened = self.opened();
         let Opened { qcow2, unsettled } = &mut *opened;
@@ -169,6 +216,36 @@ impl Image {
         Ok(())
     }
 
+    /// Has the whole clusters in `range`, which is in one `place`, read as zeroes, frees them if they are the image's own, and
+    /// returns which part of it that was.
+    fn forget(
+        &self,
+        tables: &Tables,
+        qcow2: &mut Qcow2<Stored>,
+        range: Range,
+        place: &Place,
+    ) -> Result<Range, Errno> {
+        let Range { offset, length } = range;
+        if matches!(place, Place::Below) {
+            // Nothing is freed. There may be an L2 table to allocate, in which it says that there are zeroes.
+            tables.allocate();
+            let (offset, length) = qcow2.discard_to_zero(offset, length).map_err(errno)?;
+            qcow2.flush().map_err(errno)?;
+            tables.settle()?;
+            return Ok(Range { offset, length });
+        }
+        tables.refer();
+        // Version 2 of the format cannot say of a cluster that it is zero: there that has to be said by there being none.
+        let done = if self.below.is_some() {
+            qcow2.discard_to_zero(offset, length)
+        } else {
+            qcow2.discard_to_backing(offset, length)
+        };
+        let (offset, length) = done.map_err(errno)?;
+        qcow2.flush().map_err(errno)?;
+        Ok(Range { offset, length })
+    }
+
     fn zero_range(&self, range: Range, unmap: bool) -> Result<(), Errno> {
         let _alone = self.mappings.write().unwrap_or_else(PoisonError::into_inner);
         self.change(|tables, qcow2| {
@@ -180,8 +257,8 @@ impl Image {
                     Place::At { offset, writable: true } if !unmap => {
                         tables.file().zero(offset, here.length, true)?;
                     }
-                    Place::At { .. } | Place::Compressed => {
-                        let freed = discard(tables, qcow2, here)?;
+                    Place::At { .. } | Place::Compressed | Place::Below => {
+                        let freed = self.forget(tables, qcow2, here, &place)?;
                         let zero = &mut |file: &ImageFile, at: Range| file.zero(at.offset, at.length, true);
                         for part in around(here, freed) {
                             allocate(tables, qcow2, part, zero)?;
@@ -199,7 +276,7 @@ impl Image {
 type Put<'a> = dyn FnMut(&ImageFile, Range) -> Result<(), Errno> + 'a;
 
 /// The order of it is what this program is about: see [`crate::tables`].
-fn allocate(tables: &Tables, qcow2: &Qcow2<Tables>, range: Range, put: &mut Put<'_>) -> Result<(), Errno> {
+fn allocate(tables: &Tables, qcow2: &Qcow2<Stored>, range: Range, put: &mut Put<'_>) -> Result<(), Errno> {
     let mut left = range;
     while left.length > 0 {
         tables.allocate();
@@ -224,15 +301,7 @@ fn allocate(tables: &Tables, qcow2: &Qcow2<Tables>, range: Range, put: &mut Put<
     Ok(())
 }
 
-/// Frees the whole clusters in `range`, which is in one place, and returns which part of it that was.
-fn discard(tables: &Tables, qcow2: &mut Qcow2<Tables>, range: Range) -> Result<Range, Errno> {
-    tables.refer();
-    let (offset, length) = qcow2.discard_to_backing(range.offset, range.length).map_err(errno)?;
-    qcow2.flush().map_err(errno)?;
-    Ok(Range { offset, length })
-}
-
-fn place(qcow2: &Qcow2<Tables>, range: Range) -> Result<(Place, Range), Errno> {
+fn place(qcow2: &Qcow2<Stored>, range: Range) -> Result<(Place, Range), Errno> {
     let (mapping, length) = qcow2.get_mapping(range.offset, range.length).map_err(errno)?;
     let here = Range { offset: range.offset, length: length.min(range.length) };
     let place = match mapping {
@@ -240,6 +309,7 @@ fn place(qcow2: &Qcow2<Tables>, range: Range) -> Result<(Place, Range), Errno> {
         ShallowMapping::Raw { offset, writable, .. } => Place::At { offset, writable },
         ShallowMapping::Zero { .. } => Place::Zero,
         ShallowMapping::Special { .. } => Place::Compressed,
+        ShallowMapping::Indirect { offset, .. } if offset == range.offset => Place::Below,
         _ => return Err(Errno::EIO),
     };
     Ok((place, here))
@@ -259,29 +329,9 @@ fn after(range: Range, done: u64) -> Range {
     Range { offset: range.offset.saturating_add(done), length: range.length.saturating_sub(done) }
 }
 
-fn fill(writer: &mut Writer<'_, '_>, zeroes: &mut [u8]) -> Result<(), Errno> {
-    zeroes.fill(0);
-    while writer.remaining() > 0 {
-        let part = zeroes.get(..writer.remaining().min(zeroes.len())).filter(|part| !part.is_empty());
-        writer.write_all(part.ok_or(Errno::EIO)?).map_err(|_| Errno::EIO)?;
-    }
-    Ok(())
-}
-
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn errno(error: std::io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
-}
-
-/// Of a regular file or a block device.
-fn file_size(file: &ImageFile) -> Result<u64, Error> {
-    let status = fstat(file.descriptor())
-        .map_err(|errno| Error::Resource(format!("cannot fstat the qcow2 image: {errno}")))?;
-    match SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT {
-        SFlag::S_IFREG => Ok(u64::try_from(status.st_size).unwrap_or(0)),
-        SFlag::S_IFBLK => Ok(Geometry::of(file.descriptor(), false)?.size),
-        _ => Err(Error::Resource("the qcow2 image is neither a regular file nor a block device".to_owned())),
-    }
 }
 
 impl Medium for Image {
@@ -294,9 +344,9 @@ impl Medium for Image {
         u32::try_from(self.header.cluster()).unwrap_or(512)
     }
 
-    fn read(&self, range: Range, writer: &mut Writer<'_, '_>, buffer: &mut AlignedBuffer) -> (usize, bool) {
+    fn read(&self, range: Range, writer: &mut Writer<'_, '_>, _buffer: &mut AlignedBuffer) -> (usize, bool) {
         let room = writer.remaining();
-        let result = self.read_range(range, writer, buffer.bytes());
+        let result = self.read_range(range, writer);
         let written = room.saturating_sub(writer.remaining());
         (written, result.is_ok() && writer.remaining() == 0)
     }
@@ -330,7 +380,7 @@ impl Medium for Image {
             while left.length > 0 {
                 let (place, here) = place(qcow2, left)?;
                 if !matches!(place, Place::Zero) {
-                    discard(tables, qcow2, here)?;
+                    self.forget(tables, qcow2, here, &place)?;
                 }
                 left = after(left, here.length);
             }
@@ -360,12 +410,9 @@ impl Medium for Image {
         if let Err(errno) = self.tables.reread() {
             return log_line(format_args!("every request fails: the qcow2 image cannot be read: {errno}"));
         }
-        match Qcow2::<Tables>::open_image(self.tables.clone(), !self.readonly) {
-            Ok(mut qcow2) => {
-                qcow2.set_backing(None);
-                qcow2.set_data_file(None);
-                opened.qcow2 = Some(qcow2);
-            }
+        self.below.iter().for_each(|below| below.started());
+        match self.open() {
+            Ok(qcow2) => opened.qcow2 = Some(qcow2),
             Err(error) => {
                 log_line(format_args!("every request fails: the qcow2 image cannot be opened: {error}"))
             }
@@ -386,6 +433,7 @@ impl Medium for Image {
             .saturating_add(clusters / 4)
             .saturating_add(small(tables).saturating_mul(4))
             .saturating_add(SMALL)
+            .saturating_add(self.below.as_ref().map_or(0, |below| below.heap()))
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The format is `imago`'s work. Ours is what `imago` leaves to whoever uses it: what a bad image is refused for
 //! (`header`), when a change of the tables reaches the host and the medium (`tables`), and the guest's own data, which goes
-//! between the image and guest memory without a copy (`image`).
+//! between the image and guest memory without a copy (`image`), also where it is in a file below the image (`below`).
 #![cfg_attr(
     test,
     expect(
@@ -12,6 +12,7 @@
     )
 )]
 
+mod below;
 mod file;
 mod header;
 mod image;

@@ -21,7 +21,7 @@ use std::path::Path;
 
 use front_end::driver::{BUFFERS, Driver, Queue, WRITE};
 use front_end::{Device, request};
-use image_file::{Image, Shape};
+use image_file::{Image, Shape, name_backing};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, kill};
@@ -129,7 +129,7 @@ fn each_kind_of_request_is_served_under_the_filters() {
         assert_eq!(submit(&driver, &mut queues[0], IN, shape.size / 512, &beyond), (IOERR, 0));
         let found = Image { bytes: std::fs::read(disk.path()).unwrap() };
         assert_eq!(found.check(), Ok(0));
-        assert!(found.content(0, 8 << 20) == expected);
+        assert!(found.content(&[], 0, 8 << 20) == expected);
         ends_well(device);
     }
 }
@@ -153,7 +153,7 @@ fn what_was_answered_is_there_when_the_process_is_killed() {
         assert_ne!(device.end().0, Some(0));
         let found = Image { bytes: std::fs::read(disk.path()).unwrap() };
         assert_eq!(found.check(), Ok(0), "round {round}");
-        assert!(found.content(0, 8 << 20) == expected, "round {round}");
+        assert!(found.content(&[], 0, 8 << 20) == expected, "round {round}");
     }
 }
 
@@ -172,10 +172,54 @@ fn the_tables_are_those_that_the_predecessor_left() {
     write(&after, &mut queue, 5000, &[6; 4096]);
     let found = Image { bytes: std::fs::read(disk.path()).unwrap() };
     assert_eq!(found.check(), Ok(0));
-    assert_eq!(found.content(1000 * 512, 4096), [5; 4096]);
-    assert_eq!(found.content(5000 * 512, 4096), [6; 4096]);
+    assert_eq!(found.content(&[], 1000 * 512, 4096), [5; 4096]);
+    assert_eq!(found.content(&[], 5000 * 512, 4096), [6; 4096]);
     ends_well(first);
     ends_well(second);
+}
+
+/// Two files below it, the lower a raw disk.
+#[test]
+fn what_is_below_an_image_is_seen_and_never_written_to() {
+    let base: Vec<u8> = (0..2u32 << 20).flat_map(u32::to_le_bytes).collect();
+    let named = |shape: Shape| {
+        let mut bytes = shape.empty();
+        name_backing(&mut bytes, "another");
+        bytes
+    };
+    // Of half the size, and with other clusters.
+    let half = Shape { cluster_bits: 12, refcount_order: 1, size: SHAPE.size / 2 };
+    let (disk, middle, lowest) = (image(&named(SHAPE)), image(&named(half)), image(&base));
+    let [over, under] = [&middle, &lowest].map(|file| format!("--backing={}", file.path().display()));
+    let arguments = [over.as_str(), &under, "--backing-format=raw", "--queues=2"];
+    let mut expected = base.clone();
+    for round in 0..3u64 {
+        let device = start(disk.path(), &arguments);
+        device.negotiate(0);
+        let driver = Driver::new(&device);
+        let mut queues = [driver.queue(0, 64, 0), driver.queue(1, 64, 0)];
+        for index in 0..6 {
+            let sector = (round * 1777 + index * 911) % 16000;
+            let bytes = vec![(round * 8 + index) as u8 + 1; 9 << 10];
+            write(&driver, &mut queues[index as usize % 2], sector, &bytes);
+            expected[sector as usize * 512..sector as usize * 512 + bytes.len()].copy_from_slice(&bytes);
+        }
+        let (hidden, zeroed) = (128 * (20 + round)..128 * (21 + round), 12_000 + 100 * round);
+        assert_eq!(segment(&driver, &mut queues[0], DISCARD, (hidden.start, 128, 0)), 0);
+        expected[hidden.start as usize * 512..hidden.end as usize * 512].fill(0);
+        assert_eq!(segment(&driver, &mut queues[0], WRITE_ZEROES, (zeroed, 90, 1)), 0);
+        expected[zeroed as usize * 512..(zeroed + 90) as usize * 512].fill(0);
+        for (number, part) in expected.chunks(1 << 20).enumerate() {
+            assert!(read(&driver, &mut queues[number % 2], number as u64 * 2048, 1 << 20) == part);
+        }
+        kill(Pid::from_raw(device.confined_pid()), Signal::SIGKILL).unwrap();
+        assert_ne!(device.end().0, Some(0));
+        let found = Image { bytes: std::fs::read(disk.path()).unwrap() };
+        assert_eq!(found.check(), Ok(0), "round {round}");
+        assert!(found.content(&base, 0, 8 << 20) == expected, "round {round}");
+    }
+    assert!(std::fs::read(middle.path()).unwrap() == named(half));
+    assert!(std::fs::read(lowest.path()).unwrap() == base);
 }
 
 #[test]
@@ -222,8 +266,8 @@ fn without_space_a_write_is_an_error_and_nothing_else_suffers() {
     file.read_exact_at(&mut bytes, 0).unwrap();
     let found = Image { bytes };
     found.check().unwrap();
-    assert_eq!(found.content(128 * 512, 1024), [1; 1024]);
-    assert_eq!(found.content(146 * 512, 4096), [4; 4096]);
+    assert_eq!(found.content(&[], 128 * 512, 1024), [1; 1024]);
+    assert_eq!(found.content(&[], 146 * 512, 4096), [4; 4096]);
 }
 
 #[test]

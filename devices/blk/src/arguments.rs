@@ -64,6 +64,7 @@ impl Arguments {
             queues: self.queues.unwrap_or(1),
             queue_size: self.queue_size.unwrap_or(128),
             discard: !self.keep_space,
+            backing: Vec::new(),
         };
         Ok((DeviceOptions::Blk(options), file.into()))
     }

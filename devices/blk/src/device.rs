@@ -72,6 +72,11 @@ impl<M: Medium> Blk<M> {
         Ok(Self { disk, limits, capacity, serial, queues, queue_size, writeback })
     }
 
+    /// What its sectors are in, to be completed before it serves.
+    pub fn medium(&mut self) -> &mut M {
+        &mut self.disk
+    }
+
     /// By what a request is judged that is taken now.
     fn limits(&self) -> Limits {
         Limits { capacity: self.capacity.load(Acquire), ..self.limits }
@@ -379,7 +384,11 @@ mod tests {
         file.set_len(1 << 20).unwrap();
         let disk = Disk::new(file.into(), false).unwrap();
         let (direct, serial, discard) = (false, String::new(), true);
-        Blk::new(&BlkOptions { readonly, direct, serial, queues: 1, queue_size: 64, discard }, disk).unwrap()
+        Blk::new(
+            &BlkOptions { readonly, direct, serial, queues: 1, queue_size: 64, discard, backing: Vec::new() },
+            disk,
+        )
+        .unwrap()
     }
 
     #[test]

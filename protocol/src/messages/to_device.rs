@@ -1,6 +1,7 @@
 //! Launcher to device.
 
 use super::balloon::BalloonOptions;
+use super::blk::{self, BlkOptions};
 use super::console::{self, ConsoleOptions};
 use super::fs::{self, FsOptions};
 use super::mem::MemOptions;
@@ -9,7 +10,7 @@ use super::pmem::PmemOptions;
 use super::rates::Rates;
 use super::setting::Setting;
 use super::vsock::{self, VsockOptions};
-use super::{name, short, within};
+use super::{name, within};
 use crate::{Error, Fields, Message, Phase, fields, limits};
 use bincode::{Decode, Encode};
 
@@ -21,8 +22,6 @@ const SET: u16 = 0x0305;
 const STATISTICS: u16 = 0x0306;
 const MORE: u16 = 0x0308;
 
-/// Optional field of [`BlkOptions`]: discard.
-const BLK_DISCARD: u16 = 1;
 /// Optional field of [`DeviceSetup`]: blamed.
 const BLAMED: u16 = 2;
 /// Optional field of [`DeviceSetup`]: keep.
@@ -104,6 +103,7 @@ impl DeviceOptions {
     #[must_use]
     pub fn more(&self) -> u8 {
         match self {
+            Self::Blk(blk) => blk.more(),
             Self::Console(console) => console.more(),
             Self::Net(net) => u8::try_from(net.pairs.saturating_sub(1)).unwrap_or(u8::MAX),
             _ => 0,
@@ -111,27 +111,10 @@ impl DeviceOptions {
     }
 }
 
-/// A disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BlkOptions {
-    /// Writes are refused.
-    pub readonly: bool,
-    /// The descriptor was opened with `O_DIRECT`.
-    pub direct: bool,
-    /// What `VIRTIO_BLK_T_GET_ID` answers: at most 20 bytes of ASCII.
-    pub serial: String,
-    /// Virtqueues offered.
-    pub queues: u16,
-    /// Largest size of each, a power of two.
-    pub queue_size: u16,
-    /// Whether discard and unmapping write-zeroes give the space back to the host. Optional field.
-    pub discard: bool,
-}
-
 /// The required part as it stands on the wire; the variant's number is the tag of the type.
 #[derive(Encode, Decode)]
 enum Wire {
-    Blk { readonly: bool, direct: bool, serial: String, queues: u16, queue_size: u16 },
+    Blk(blk::Wire),
     Rng,
     Net(net::Wire),
     Console(console::Wire),
@@ -140,15 +123,6 @@ enum Wire {
     Fs(fs::Wire),
     Vsock(vsock::Wire),
     Mem(MemOptions),
-}
-
-impl BlkOptions {
-    fn check(&self) -> Result<(), Error> {
-        short("length of the serial", &self.serial, limits::MAX_SERIAL, "at most 20")?;
-        within("number of queues", self.queues.into(), 1, limits::MAX_QUEUES.into(), "1 to 64")?;
-        let size = if self.queue_size.is_power_of_two() { self.queue_size } else { 0 };
-        within("size of a queue", size.into(), 2, limits::MAX_QUEUE_SIZE.into(), "a power of two up to 1024")
-    }
 }
 
 impl DeviceSetup {
@@ -174,11 +148,7 @@ impl DeviceSetup {
         };
         match &self.options {
             DeviceOptions::Blk(blk) => {
-                let (readonly, direct, serial) = (blk.readonly, blk.direct, blk.serial.clone());
-                let wire =
-                    Wire::Blk { readonly, direct, serial, queues: blk.queues, queue_size: blk.queue_size };
-                let fields = own(Fields::default().with(BLK_DISCARD, &blk.discard)?)?;
-                fields::encode("Setup", &(&self.name, wire), &fields)
+                fields::encode("Setup", &(&self.name, Wire::Blk(blk.wire())), &own(blk.fields()?)?)
             }
             DeviceOptions::Rng => fields::encode("Setup", &(&self.name, Wire::Rng), &own(Fields::default())?),
             DeviceOptions::Net(net) => {
@@ -217,10 +187,7 @@ impl DeviceSetup {
         let keep = fields.value(KEEP_TO_BE_HAD, false)?;
         let rates = Rates::decode(&fields)?;
         let options = match wire {
-            Wire::Blk { readonly, direct, serial, queues, queue_size } => {
-                let discard = fields.value(BLK_DISCARD, true)?;
-                DeviceOptions::Blk(BlkOptions { readonly, direct, serial, queues, queue_size, discard })
-            }
+            Wire::Blk(blk) => DeviceOptions::Blk(BlkOptions::from_wire(blk, &fields)?),
             Wire::Rng => DeviceOptions::Rng,
             Wire::Net(net) => {
                 let (pairs, stream) = (fields.value(NET_PAIRS, 1)?, fields.value(NET_STREAM, false)?);

@@ -62,7 +62,15 @@ fn begin() -> Option<Back> {
     let file = memory::file()?;
     file.set_len(1 << 16).ok()?;
     let (readonly, direct, discard, queues, queue_size) = (false, false, true, 2, 64);
-    let options = BlkOptions { readonly, direct, serial: "fuzz".into(), queues, queue_size, discard };
+    let options = BlkOptions {
+        readonly,
+        direct,
+        serial: "fuzz".into(),
+        queues,
+        queue_size,
+        discard,
+        backing: Vec::new(),
+    };
     DirectBackend::new(Blk::new(&options, Disk::new(file.into(), direct).ok()?).ok()?).ok()
 }
 

@@ -72,7 +72,15 @@ pub fn blk(data: &[u8]) {
         let file = memory::file()?;
         file.set_len(DISK).ok()?;
         let (readonly, direct, discard, queues, queue_size) = (false, false, true, 1, 64);
-        let options = BlkOptions { readonly, direct, serial: "fuzz".into(), queues, queue_size, discard };
+        let options = BlkOptions {
+            readonly,
+            direct,
+            serial: "fuzz".into(),
+            queues,
+            queue_size,
+            discard,
+            backing: Vec::new(),
+        };
         Bench::of(Blk::new(&options, Disk::new(file.into(), direct).ok()?).ok())
     });
     bench.iter().for_each(|bench| bench.feed(data));

@@ -3,21 +3,25 @@
 //! The input makes an image, writes over parts of its header and tables or not, and either calls for changes of the disk one
 //! by one or has a driver's ring. An image that was good stays so: no cluster is used more often than it is counted, each
 //! read is what was written last, and whoever opens the image next reads the same. Of one that was not, that what it says is
-//! no reason to end is all that is asked.
+//! no reason to end is all that is asked. Below it there may be a raw disk, or another image that may have been made to harm.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
 use crate::devices::Bench;
-use crate::image_file::{Image as Bytes, Shape};
+use crate::image_file::{Image as Bytes, Shape, name_backing};
 use crate::{Input, memory};
 use device_backend::{Device, Durability, Reader, Writer};
 use device_blk::{AlignedBuffer, Blk, Medium, Range};
 use device_blk_qcow2::Image;
-use protocol::BlkOptions;
+use protocol::{BlkOptions, DiskFormat};
 use vm_memory::VolatileSlice;
 
 const SECTOR: u64 = 512;
+/// Bits of the form: there is something below, and it is an image.
+const BACKED: u8 = 4;
+const OVER_AN_IMAGE: u8 = 8;
 /// Sectors of the largest request.
 const MOST: u64 = 64;
 const SHAPES: [Shape; 4] = [
@@ -34,21 +38,66 @@ pub fn run(data: &[u8]) {
     let _ = serve(&mut input);
 }
 
-fn serve(input: &mut Input<'_>) -> Option<()> {
-    let form = input.u8();
-    let shape = input.one_of(&SHAPES)?;
+/// What is below an image.
+struct Below {
+    format: DiskFormat,
+    bytes: Vec<u8>,
+    /// What the image above sees of it, if that can be told.
+    seen: Option<Vec<u8>>,
+}
+
+impl Below {
+    fn choose(input: &mut Input<'_>, form: u8, shape: Shape) -> Option<Self> {
+        if form & BACKED == 0 {
+            return None;
+        }
+        if form & OVER_AN_IMAGE == 0 {
+            let words = u32::try_from(shape.size / 16 * 3).unwrap_or(0);
+            let bytes: Vec<u8> = (0..words).flat_map(|word| (word | 1 << 31).to_le_bytes()).collect();
+            return Some(Self { format: DiskFormat::Raw, seen: Some(bytes.clone()), bytes });
+        }
+        let (bytes, changes) = made(input, shape, false);
+        Some(Self { format: DiskFormat::Qcow2, bytes, seen: (changes == 0).then(Vec::new) })
+    }
+}
+
+/// An image, which is good if nothing in it was changed.
+fn made(input: &mut Input<'_>, shape: Shape, backed: bool) -> (Vec<u8>, u8) {
     let mut bytes = shape.empty();
+    if backed {
+        name_backing(&mut bytes, "base");
+    }
     let changes = input.u8() % 12;
     for _ in 0..changes {
         change(input, &mut bytes, shape);
     }
+    (bytes, changes)
+}
+
+fn file_of(bytes: &[u8]) -> Option<File> {
     let file = memory::file()?;
-    file.write_all_at(&bytes, 0).ok()?;
-    let is_good = changes == 0;
-    let opened = Image::new(file.try_clone().ok()?.into(), false);
-    assert!(!is_good || opened.is_ok(), "a good image is refused");
-    let image = opened.ok()?;
-    let mut seen = is_good.then(|| vec![0; usize::try_from(shape.size).unwrap_or(0)]);
+    file.write_all_at(bytes, 0).ok()?;
+    Some(file)
+}
+
+fn serve(input: &mut Input<'_>) -> Option<()> {
+    let form = input.u8();
+    let shape = input.one_of(&SHAPES)?;
+    let (bytes, changes) = made(input, shape, form & BACKED != 0);
+    let below = Below::choose(input, form, shape);
+    let file = file_of(&bytes)?;
+    let hidden = below.as_ref().map_or(Some(&[][..]), |below| below.seen.as_deref());
+    let is_good = changes == 0 && hidden.is_some();
+    let formats: Vec<DiskFormat> = below.iter().map(|below| below.format).collect();
+    let lower = below.as_ref().map(|below| file_of(&below.bytes));
+    let opened = open(&file, lower.iter().flatten(), &formats);
+    assert!(!is_good || opened.is_some(), "a good image is refused");
+    let image = opened?;
+    let mut seen = hidden.filter(|_| is_good).map(|hidden| {
+        let mut seen = hidden.to_vec();
+        seen.resize(index(shape.size), 0);
+        seen
+    });
     if form & 1 == 0 {
         image.started();
         while !input.is_empty() {
@@ -57,7 +106,15 @@ fn serve(input: &mut Input<'_>) -> Option<()> {
         drop(image);
     } else {
         let (readonly, direct, discard, queues, queue_size) = (form & 2 != 0, false, true, 1, 64);
-        let options = BlkOptions { readonly, direct, serial: "fuzz".into(), queues, queue_size, discard };
+        let options = BlkOptions {
+            readonly,
+            direct,
+            serial: "fuzz".into(),
+            queues,
+            queue_size,
+            discard,
+            backing: formats.clone(),
+        };
         let bench = Bench::of(Blk::new(&options, image).ok())?;
         bench.device().started();
         bench.feed(input.rest());
@@ -65,9 +122,25 @@ fn serve(input: &mut Input<'_>) -> Option<()> {
         seen = None;
     }
     if is_good {
-        judge(&file, shape, seen.as_deref())?;
+        judge(&file, shape, seen.as_deref(), hidden.unwrap_or_default())?;
+        assert!(open(&file, lower.iter().flatten(), &formats).is_some(), "the image is refused afterwards");
+    }
+    // Whatever the image says, what is below it is only read.
+    for (below, lower) in below.iter().zip(lower.iter().flatten()) {
+        let mut bytes = vec![0; below.bytes.len()];
+        lower.read_exact_at(&mut bytes, 0).ok()?;
+        assert!(bytes == below.bytes, "what is below was written to");
     }
     Some(())
+}
+
+fn open<'a>(file: &File, lower: impl Iterator<Item = &'a File>, formats: &[DiskFormat]) -> Option<Image> {
+    let mut image = Image::new(file.try_clone().ok()?.into(), false, formats).ok()?;
+    let lower: Vec<OwnedFd> = lower.filter_map(|file| file.try_clone().ok().map(Into::into)).collect();
+    if !formats.is_empty() {
+        image.add(lower).ok()?;
+    }
+    Some(image)
 }
 
 /// Writes over some bytes of the header, of a table, or of what a table is to be.
@@ -137,7 +210,7 @@ fn perform(input: &mut Input<'_>, image: &Image, seen: &mut Option<Vec<u8>>) {
     }
 }
 
-fn judge(file: &File, shape: Shape, seen: Option<&[u8]>) -> Option<()> {
+fn judge(file: &File, shape: Shape, seen: Option<&[u8]>, below: &[u8]) -> Option<()> {
     let mut bytes = vec![0; index(file.metadata().ok()?.len())];
     file.read_exact_at(&mut bytes, 0).ok()?;
     let found = Bytes { bytes };
@@ -145,9 +218,8 @@ fn judge(file: &File, shape: Shape, seen: Option<&[u8]>) -> Option<()> {
         assert!(wrong.is_empty(), "{wrong}");
     }
     if let Some(seen) = seen {
-        assert!(found.content(0, shape.size) == seen, "the image is not what its guest saw");
+        assert!(found.content(below, 0, shape.size) == seen, "the image is not what its guest saw");
     }
-    assert!(Image::new(file.try_clone().ok()?.into(), false).is_ok(), "the image is refused afterwards");
     Some(())
 }
 

@@ -6,7 +6,6 @@ use std::fmt::{self, Display, Formatter};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use protocol::Rates;
-use sandbox_policies::Program;
 use sandbox_policies::cgroup::{BlockDevice, Delegated, DiskLimit, Group, Limits};
 
 use crate::error::Error;
@@ -17,12 +16,23 @@ use crate::machine::Machine;
 const SPARE_TASKS: u64 = 16;
 /// Memory of a program beyond the guest's.
 const SPARE_MEMORY: u64 = 64 << 20;
-/// The same of one that keeps tables of an image: as many as there are with the largest clusters.
-const SPARE_MEMORY_FOR_TABLES: u64 = 768 << 20;
+/// And for the tables of an image: as many as are kept with the largest clusters.
+const MEMORY_FOR_TABLES: u64 = 704 << 20;
 /// Memory of a program of somebody else's, with what the kernel holds in its sockets.
 const FOREIGN_MEMORY: u64 = 512 << 20;
 /// A page table, KVM's or a device's own, is a 512th of what it maps; KVM keeps as much again for each.
 const TABLES: u64 = 128;
+
+/// What the processes of a program have.
+#[derive(Debug, Default)]
+pub struct Share {
+    /// Threads of their own making.
+    pub threads: u64,
+    /// Images whose tables they keep.
+    pub images: u64,
+    /// The limit for their disk.
+    pub disk: Option<DiskLimit>,
+}
 
 /// Where the groups of a machine are.
 #[derive(Debug)]
@@ -42,21 +52,10 @@ impl ControlGroups {
         }
     }
 
-    /// A group of this name for processes of `program`, which have so many threads of their own making, and this limit for
-    /// their disk.
-    pub fn group(
-        &self,
-        machine: &Machine,
-        name: &str,
-        program: Program,
-        threads: u64,
-        disk: Option<DiskLimit>,
-    ) -> Result<Option<Group>, Error> {
+    /// A group of this name for processes that have `share` in the machine.
+    pub fn group(&self, machine: &Machine, name: &str, share: Share) -> Result<Option<Group>, Error> {
         match self {
-            Self::In(delegated) => {
-                let limits = Limits { disk, ..limits(program, machine.most_memory(), threads) };
-                Ok(Some(delegated.limited(name, &limits)?))
-            }
+            Self::In(delegated) => Ok(Some(delegated.limited(name, &limits(machine.most_memory(), share))?)),
             Self::None => Ok(None),
         }
     }
@@ -89,15 +88,13 @@ impl Display for ControlGroups {
 }
 
 /// A page of guest memory counts for whoever touched it first, the core or any device: each may have touched all.
-fn limits(program: Program, guest_memory: u64, threads: u64) -> Limits {
-    let spare = match program {
-        Program::DeviceBlkQcow2 => SPARE_MEMORY_FOR_TABLES,
-        _ => SPARE_MEMORY,
-    };
+fn limits(guest_memory: u64, share: Share) -> Limits {
+    let Share { threads, images, disk } = share;
+    let spare = SPARE_MEMORY.saturating_add(images.saturating_mul(MEMORY_FOR_TABLES));
     let memory = guest_memory.saturating_add(guest_memory / TABLES).saturating_add(spare);
     // Threads that it should not have get no more done than those that it should, the first among them.
     let processors = threads.saturating_add(1);
-    Limits { tasks: threads.saturating_add(SPARE_TASKS), memory, processors, disk: None }
+    Limits { tasks: threads.saturating_add(SPARE_TASKS), memory, processors, disk }
 }
 
 /// What the kernel lets a program do with the disk at `file` that has itself to keep to `rates`: should it not do that any more,
@@ -128,10 +125,11 @@ mod tests {
 
     #[test]
     fn whoever_touches_all_of_guest_memory_is_within_its_limit() {
-        let small = limits(Program::DeviceBlk, 128 << 20, 2);
+        let share = |threads, images| Share { threads, images, disk: None };
+        let small = limits(128 << 20, share(2, 0));
         assert_eq!((small.tasks, small.memory), (18, (128 + 1 + 64) << 20));
         assert_eq!((small.processors, small.disk), (3, None));
-        assert!(limits(Program::Core, u64::MAX, u64::MAX).memory == u64::MAX);
-        assert!(limits(Program::DeviceBlkQcow2, 128 << 20, 2).memory > small.memory);
+        assert_eq!(limits(128 << 20, share(2, 3)).memory, (128 + 1 + 64 + 3 * 704) << 20);
+        assert!(limits(u64::MAX, share(u64::MAX, u64::MAX)).memory == u64::MAX);
     }
 }

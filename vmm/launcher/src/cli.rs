@@ -32,6 +32,8 @@ Examples:
         --cpus 2 --memory 512M --device blk,path=disk.raw,serial=root,queues=2
   A disk in a qcow2 image, which is one because you say so:
     vmm --kernel vmlinuz --device blk,path=disk.qcow2,format=qcow2
+  The same where it holds what is not in another, which is only read:
+    vmm --kernel vmlinuz --device blk,path=disk.qcow2,format=qcow2,backing=base.raw,backing-format=raw
   A back end that somebody else started, and what would be done with it:
     vmm --kernel vmlinuz --device blk,socket=/run/my.sock --dry-run
   A machine whose devices' programs can be replaced while it runs, and the replacement of one:
@@ -54,6 +56,8 @@ Examples:
 Devices:
   blk,path=FILE      a raw image or block device, served by device-blk
       format=raw|qcow2 (raw: never guessed; a qcow2 image is served by device-blk-qcow2, without direct=on)
+      backing=FILE (the image that a qcow2 image is backed by; backing-2=FILE for that one's, to backing-8=FILE)
+      backing-format=raw|qcow2 (qcow2: of the last of these)
       readonly=on|off (off)   direct=on|off (off: through the host's page cache)
       discard=on|off (on)     lock=on|off (on: refuse an image that another program uses)
       serial=TEXT             queues=N (1)            queue-size=N (256)

@@ -6,6 +6,7 @@
 //! is guessed from the contents of a file.
 
 mod balloon;
+mod blk;
 pub mod console;
 mod fs;
 mod mem;
@@ -17,13 +18,14 @@ mod vsock;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use protocol::{BalloonOptions, BlkOptions, MemOptions, Rates, limits};
+use protocol::{BalloonOptions, MemOptions, Rates, limits};
 use sandbox_policies::Program;
 
 use crate::device_option::DeviceOption;
 use crate::error::Error;
 use crate::nearest;
 
+pub use blk::Blk;
 use console::Console;
 pub use fs::Fs;
 pub use net::{Interface, Net, PASST};
@@ -164,10 +166,18 @@ impl BackEnd {
         }
     }
 
+    /// Images whose tables its program keeps.
+    pub fn images(&self) -> u64 {
+        match self {
+            BackEnd::Blk(blk) => blk.images(),
+            _ => 0,
+        }
+    }
+
     /// The program of ours that serves it.
     pub fn program(&self) -> Option<Program> {
         match self {
-            BackEnd::Blk(blk) => Some(blk.format.program()),
+            BackEnd::Blk(blk) => Some(blk.program()),
             BackEnd::Net(_) => Some(Program::DeviceNet),
             BackEnd::Rng(_) => Some(Program::DeviceRng),
             BackEnd::Console(_) => Some(Program::DeviceConsole),
@@ -179,38 +189,6 @@ impl BackEnd {
             BackEnd::Socket(_) => None,
         }
     }
-}
-
-/// How the sectors of a disk are in its file. Said by the user and never looked for: what is in a raw disk its guest writes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// As they are.
-    Raw,
-    /// A qcow2 image.
-    Qcow2,
-}
-
-impl Format {
-    /// The program that serves it.
-    fn program(self) -> Program {
-        match self {
-            Format::Raw => Program::DeviceBlk,
-            Format::Qcow2 => Program::DeviceBlkQcow2,
-        }
-    }
-}
-
-/// A disk that a program of ours serves.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Blk {
-    /// The image or block device.
-    pub path: PathBuf,
-    /// What it is.
-    pub format: Format,
-    /// Whether to claim it against other programs.
-    pub lock: bool,
-    /// What the program is told.
-    pub options: BlkOptions,
 }
 
 /// The devices in order; names count within a type.
@@ -384,45 +362,6 @@ impl<'a> Options<'a> {
             }
             Some((_, Ok(seconds))) => Ok(Some(Duration::from_secs(seconds.into()))),
             Some((text, Err(_))) => Err(self.wrong(format!("patience={text} is not a number of seconds"))),
-        }
-    }
-
-    fn blk(&mut self, queues: Option<u16>, queue_size: u16) -> Result<Blk, Error> {
-        let path = self.text("path").filter(|path| !path.is_empty());
-        let format = self.format()?;
-        let serial = self.text("serial").unwrap_or_default();
-        let printable = serial.bytes().all(|byte| (b' '..=b'~').contains(&byte));
-        if serial.len() > limits::MAX_SERIAL || !printable {
-            let most = limits::MAX_SERIAL;
-            return Err(
-                self.wrong(format!("serial='{serial}' is not at most {most} printable ASCII characters"))
-            );
-        }
-        let options = BlkOptions {
-            readonly: self.switch("readonly", false)?,
-            direct: self.switch("direct", false)?,
-            serial: serial.to_owned(),
-            queues: queues.unwrap_or(1),
-            queue_size,
-            discard: self.switch("discard", true)?,
-        };
-        let lock = self.switch("lock", true)?;
-        self.nothing_misspelt(true)?;
-        let path = path.ok_or_else(|| self.wrong("neither path=FILE nor socket=PATH is given".to_owned()))?;
-        if format == Format::Qcow2 && options.direct {
-            let text = "direct=on: a qcow2 image is not served with direct I/O; leave it out".to_owned();
-            return Err(self.wrong(text));
-        }
-        Ok(Blk { path: PathBuf::from(path), format, lock, options })
-    }
-
-    fn format(&mut self) -> Result<Format, Error> {
-        match self.text("format") {
-            None | Some("raw") => Ok(Format::Raw),
-            Some("qcow2") => Ok(Format::Qcow2),
-            Some(other) => Err(self.wrong(format!(
-                "format={other} is neither raw nor qcow2; qemu-img convert makes either of other formats"
-            ))),
         }
     }
 

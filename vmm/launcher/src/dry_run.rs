@@ -2,15 +2,16 @@
 
 use std::fmt::Write;
 
-use protocol::memory_layout;
+use protocol::{DiskFormat, memory_layout};
 use sandbox_policies::Program;
 
 use crate::config::{Console, HugePages, Speculation};
-use crate::device::{BackEnd, Blk, Device, Format, Interface, Net, Pmem};
+use crate::device::{BackEnd, Blk, Device, Interface, Net, Pmem};
 use crate::handover;
 use crate::inputs::{Inputs, Resource};
 use crate::machine::Machine;
 use crate::network::Network;
+use crate::open::Disk;
 use crate::programs::{self, Executable};
 use crate::size::Size;
 use crate::spawn::HAND_OVER;
@@ -90,6 +91,9 @@ fn opened(machine: &Machine, inputs: &Inputs) -> Vec<String> {
         if let BackEnd::Console(console) = &device.back_end {
             lines.extend(console.places.iter().skip(1).map(|place| format!("{place}: {}", device.name)));
         }
+        if let (BackEnd::Blk(blk), Resource::Disk(disk)) = (&device.back_end, resource) {
+            lines.extend(opened_backing(device, blk, disk));
+        }
         lines.push(match (&device.back_end, resource) {
             (BackEnd::Blk(blk), Resource::Disk(disk)) => opened_disk(device, blk, disk.size),
             (BackEnd::Blk(blk), _) => opened_disk(device, blk, 0),
@@ -130,12 +134,26 @@ fn opened_disk(device: &Device, blk: &Blk, size: u64) -> String {
         (true, false) => "locked for one writer",
     };
     let (path, name) = (blk.path.display(), &device.name);
-    let content = match blk.format {
-        Format::Raw => format!("{size} bytes"),
-        // How large the disk is its program reads.
-        Format::Qcow2 => format!("a qcow2 image of {size} bytes"),
-    };
+    let content = content(blk.format, size);
     format!("open   {path} for {access}{direct}, {lock}: {name}, {content}")
+}
+
+fn opened_backing(device: &Device, blk: &Blk, disk: &Disk) -> Vec<String> {
+    let lock = if blk.lock { "locked for readers" } else { "not locked" };
+    let layers = blk.layers().zip(&disk.backing).zip(1..);
+    let opened = layers.map(|(((path, format), (_, size)), number)| {
+        let (path, name, content) = (path.display(), &device.name, content(format, *size));
+        format!("open   {path} for reading, {lock}: {name}, backing file {number}, {content}")
+    });
+    opened.collect()
+}
+
+fn content(format: DiskFormat, size: u64) -> String {
+    match format {
+        DiskFormat::Raw => format!("{size} bytes"),
+        // How large the disk is its program reads.
+        DiskFormat::Qcow2 => format!("a qcow2 image of {size} bytes"),
+    }
 }
 
 fn opened_memory(device: &Device, pmem: &Pmem, resource: &Resource) -> String {

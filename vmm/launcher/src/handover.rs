@@ -13,7 +13,7 @@ use sandbox_policies::cgroup::Group;
 use sandbox_policies::spawn::Identity;
 use sandbox_policies::{Program, Requirement};
 
-use crate::cgroup::{self, ControlGroups};
+use crate::cgroup::{self, ControlGroups, Share};
 use crate::config::Sandbox;
 use crate::device::{BackEnd, Device, OnFailure};
 use crate::device_process::{DeviceProcess, tell};
@@ -91,15 +91,15 @@ pub fn hand_over(
     let mut made = Vec::new();
     for (device, resource) in machine.devices.iter().zip(&inputs.resources) {
         let disk = resource.disk().and_then(|disk| cgroup::disk_limit(disk, &device.rates));
-        made.push(match device.back_end.program() {
-            Some(program) => groups.group(machine, &device.name, program, threads(machine, device), disk)?,
-            None => None,
-        });
+        let images = device.back_end.images();
+        let share = Share { threads: threads(machine, device), images, disk };
+        let is_ours = device.back_end.program().is_some();
+        made.push(if is_ours { groups.group(machine, &device.name, share)? } else { None });
     }
     let name = inputs.core.program.name();
     // A thread for each vCPU and one for each front end.
     let threads = u64::from(machine.cpus).saturating_add(machine.devices.len() as u64);
-    let core_group = groups.group(machine, name, inputs.core.program, threads, None)?;
+    let core_group = groups.group(machine, name, Share { threads, ..Share::default() })?;
     let devices = device_processes(machine, inputs, &made)?;
     let restarts = machine.devices.iter().any(|device| device.on_failure == OnFailure::Restart);
     let sockets: Vec<(u8, &Path)> = machine.devices.iter().filter_map(socket).collect();

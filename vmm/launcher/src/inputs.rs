@@ -10,7 +10,7 @@ use sandbox_policies::{Directory, Program};
 use crate::config::{Console, HugePages};
 use crate::control_socket::ControlSocket;
 use crate::device::console::{Console as VirtioConsole, Place};
-use crate::device::{BackEnd, Device, Interface};
+use crate::device::{BackEnd, Blk, Device, Interface};
 use crate::error::Error;
 use crate::keep;
 use crate::listening::Listening;
@@ -151,6 +151,7 @@ impl Resource {
     /// The rest of what a program of ours is handed, where that is more than one descriptor.
     pub fn more(&self) -> Vec<BorrowedFd<'_>> {
         match self {
+            Resource::Disk(disk) => disk.backing.iter().map(|(fd, _)| fd.as_fd()).collect(),
             Resource::Network(network) => network.more(),
             Resource::Console(open) => open.iter().skip(1).map(|port| port.fd.as_fd()).collect(),
             _ => Vec::new(),
@@ -332,10 +333,7 @@ impl<'a> Claim<'a> {
         let file = |path: &Path, (device, inode)| (format!("{path:?}"), Identity::File(device, inode));
         let ((what, identity), shared) = match &device.back_end {
             BackEnd::Socket(path) => (file(path, open::back_end_identity(path)?), false),
-            BackEnd::Blk(blk) => (
-                file(&blk.path, open::file_identity("open disk", &blk.path)?),
-                blk.options.readonly || !blk.lock,
-            ),
+            BackEnd::Blk(blk) => return Claim::of_disk(device, blk),
             BackEnd::Pmem(pmem) => (
                 file(&pmem.path, open::file_identity("open persistent memory", &pmem.path)?),
                 pmem.readonly || !pmem.lock,
@@ -353,6 +351,18 @@ impl<'a> Claim<'a> {
             }
         };
         Ok(vec![Claim { device: &device.name, what, identity, shared }])
+    }
+
+    /// The image, and what is below it, which others may have below theirs.
+    fn of_disk(device: &'a Device, blk: &'a Blk) -> Result<Vec<Claim<'a>>, Error> {
+        let claim = |what, path: &Path, shared| {
+            let (number, inode) = open::file_identity(what, path)?;
+            let identity = Identity::File(number, inode);
+            Ok(Claim { device: &device.name, what: format!("{path:?}"), identity, shared })
+        };
+        let disk = claim("open disk", &blk.path, blk.options.readonly || !blk.lock);
+        let backing = blk.backing.iter().map(|path| claim("open backing file", path, true));
+        std::iter::once(disk).chain(backing).collect()
     }
 
     /// A file or socket that is there already is this console's alone.

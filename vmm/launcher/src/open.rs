@@ -1,36 +1,33 @@
 //! The one place where a path becomes a descriptor.
 //!
 //! The launcher opens all that a machine needs, with exactly the rights that its user of the descriptor gets, before
-//! anything is spawned; no other process of the machine ever sees a path. Everything is close-on-exec. A disk's
-//! claim is a lock of the open file description: it goes with the descriptor to the device program and ends with
-//! the last copy, so that no crash leaves it behind.
+//! anything is spawned; no other process of the machine ever sees a path. Everything is close-on-exec.
 
 mod console;
+mod disk;
 mod pmem;
 
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::{ErrorKind, Seek, SeekFrom};
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::OFlag;
 use nix::libc;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
-use crate::device::{Blk, Format};
 use crate::error::Error;
 use crate::exit_code::Code;
 use crate::listening::Listening;
 use crate::size::Size;
 
 pub use console::{OpenConsole, virtio_console};
+pub use disk::{Disk, disk};
 pub use pmem::{OpenPmem, persistent_memory};
 
-/// Sectors of virtio-blk (virtio 1.3, 5.2.4).
-const SECTOR: u64 = 512;
 /// KVM's node: the misc major, and its minor (`KVM_MINOR`).
 const KVM_NODE: (u64, u64) = (10, 232);
 /// How long a listener may leave a connection waiting in its queue.
@@ -123,84 +120,10 @@ pub fn events(path: &Path) -> Result<OwnedFd, Error> {
     options.open(path).map(OwnedFd::from).map_err(|error| wrong(what, path, &error, Code::Resource))
 }
 
-/// A disk that is open.
-#[derive(Debug)]
-pub struct Disk {
-    /// Opened with the rights of the device.
-    pub fd: OwnedFd,
-    /// Size in bytes.
-    pub size: u64,
-}
-
 /// What tells a file that is there from others, by whatever path: file system and inode. `what` was tried with it.
 pub fn file_identity(what: &'static str, path: &Path) -> Result<(u64, u64), Error> {
     let metadata = std::fs::metadata(path).map_err(|error| wrong(what, path, &error, Code::Resource))?;
     Ok((metadata.dev(), metadata.ino()))
-}
-
-/// An image or block device, checked, and claimed unless the user said `lock=off`. What is in it is its program's to read:
-/// an image may be made to harm whoever parses it.
-pub fn disk(blk: &Blk) -> Result<Disk, Error> {
-    let path = blk.path.as_path();
-    let what = if blk.options.readonly { "open disk for reading" } else { "open disk" };
-    let refused = |text: &str| refuse(what, path, text, Code::Resource);
-    let io = |error: std::io::Error| wrong(what, path, &error, Code::Resource);
-    let kind = std::fs::metadata(path).map_err(io)?.file_type();
-    if !kind.is_file() && !kind.is_block_device() {
-        return Err(refused(&format!("it is {}; a disk is an image or a block device", name_of(kind))));
-    }
-    let exclusive = blk.lock && !blk.options.readonly && kind.is_block_device();
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(!blk.options.readonly)
-        .custom_flags(disk_flags(blk.options.direct, exclusive).bits())
-        .open(path)
-        .map_err(|error| match error.raw_os_error() {
-            Some(libc::EINVAL) if blk.options.direct => {
-                refused("its file system has no direct I/O; give direct=off")
-            }
-            Some(libc::EBUSY) => refused("the host has it mounted or in use; unmount it, or give lock=off"),
-            Some(libc::EACCES | libc::EROFS | libc::EPERM) if !blk.options.readonly => {
-                refused(&format!("{}; with readonly=on it need not be writable", reason(&error)))
-            }
-            _ => io(error),
-        })?;
-    let size = file.seek(SeekFrom::End(0)).map_err(io)?;
-    file.rewind().map_err(io)?;
-    check_size(size, blk.format).map_err(|why| refused(&why))?;
-    if blk.lock {
-        claim(&file, blk.options.readonly).map_err(|errno| match errno {
-            Errno::EAGAIN | Errno::EACCES => {
-                refused("another program uses it; end that one, or give lock=off if both may")
-            }
-            errno => refused(&format!("it cannot be locked: {errno}; lock=off goes without")),
-        })?;
-    }
-    Ok(Disk { fd: file.into(), size })
-}
-
-fn check_size(size: u64, format: Format) -> Result<(), String> {
-    match format {
-        Format::Raw if size == 0 => {
-            Err("it is empty; make it as large as the disk shall be, with truncate -s".to_owned())
-        }
-        Format::Raw if !size.is_multiple_of(SECTOR) => Err(format!(
-            "its size of {size} bytes is not a multiple of {SECTOR}; is it a raw image, or is format=qcow2 missing?"
-        )),
-        Format::Qcow2 if size == 0 => {
-            Err("it is empty; make an image of it with qemu-img create -f qcow2".to_owned())
-        }
-        Format::Raw | Format::Qcow2 => Ok(()),
-    }
-}
-
-/// What a disk is opened with beside the access mode.
-pub fn disk_flags(direct: bool, exclusive: bool) -> OFlag {
-    let mut flags = OFlag::O_CLOEXEC;
-    flags.set(OFlag::O_DIRECT, direct);
-    // On a block device alone: refused if it is mounted or another has claimed it (open(2)).
-    flags.set(OFlag::O_EXCL, exclusive);
-    flags
 }
 
 /// A directory to be a program's root: to be walked, and no more, so that it can be one that its user may not list.
@@ -244,20 +167,6 @@ pub fn machine_id() -> [u64; 2] {
     let text = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
     let half = |digits: Option<&str>| u64::from_str_radix(digits.unwrap_or_default(), 16).unwrap_or(0);
     [half(text.get(..16)), half(text.get(16..32))]
-}
-
-/// Locks the whole file for this open file description: shared by readers, or for one writer. QEMU and Cloud
-/// Hypervisor lock bytes of the same kind of lock, so that each sees the others.
-fn claim(file: &File, readonly: bool) -> Result<(), Errno> {
-    let kind = if readonly { libc::F_RDLCK } else { libc::F_WRLCK };
-    let lock = libc::flock {
-        l_type: i16::try_from(kind).unwrap_or_default(),
-        l_whence: i16::try_from(libc::SEEK_SET).unwrap_or_default(),
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    };
-    fcntl(file, FcntlArg::F_OFD_SETLK(&lock)).map(drop)
 }
 
 /// What tells a file or socket that is there from others: file system and inode.
@@ -366,49 +275,7 @@ fn reason(error: &std::io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use protocol::BlkOptions;
     use std::os::unix::net::{UnixListener, UnixStream};
-
-    fn blk(path: &Path, readonly: bool, lock: bool) -> Blk {
-        let options = BlkOptions {
-            readonly,
-            direct: false,
-            serial: String::new(),
-            queues: 1,
-            queue_size: 256,
-            discard: true,
-        };
-        Blk { path: path.to_owned(), format: Format::Raw, lock, options }
-    }
-
-    #[test]
-    fn readers_share_a_disk_and_a_writer_has_it_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("disk.raw");
-        std::fs::write(&path, [0; 1024]).unwrap();
-        let reader = disk(&blk(&path, true, true)).unwrap();
-        assert_eq!(reader.size, 1024);
-        assert!(disk(&blk(&path, true, true)).is_ok());
-        assert!(disk(&blk(&path, false, true)).unwrap_err().to_string().contains("another program uses it"));
-        assert!(disk(&blk(&path, false, false)).is_ok());
-        drop(reader);
-        let writer = disk(&blk(&path, false, true)).unwrap();
-        let copy = writer.fd.try_clone().unwrap();
-        drop(writer);
-        assert!(disk(&blk(&path, true, true)).is_err(), "the claim ended before its last copy");
-        drop(copy);
-        assert!(disk(&blk(&path, true, true)).is_ok());
-    }
-
-    #[test]
-    fn a_reader_cannot_write() {
-        use std::io::Write;
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("disk.raw");
-        std::fs::write(&path, [0; 512]).unwrap();
-        let mut file = File::from(disk(&blk(&path, true, true)).unwrap().fd);
-        assert!(file.write(b"x").is_err());
-    }
 
     /// Whether somebody who is connected with us can send a descriptor.
     fn takes_descriptors(peer: &UnixStream) -> bool {

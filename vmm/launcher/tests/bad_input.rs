@@ -137,6 +137,20 @@ fn a_format_that_is_none_or_does_not_go_with_the_rest() {
     refused(folder.vmm(&[blk(&odd, "")]), RESOURCE, &["odd.qcow2", "1000", "format=qcow2"]);
     let nowhere = folder.vmm(&[blk(Path::new("/proc"), ",format=qcow2")]);
     refused(nowhere, RESOURCE, &["/proc", "a directory"]);
+    let over = |base: &Path, more: &str| {
+        let options = format!(",format=qcow2,backing={}{more}", base.display());
+        folder.vmm(&[blk(&disk, &options)])
+    };
+    refused(over(Path::new("missing"), ""), RESOURCE, &["open backing file", "missing", "No such file"]);
+    refused(over(Path::new("/proc"), ""), RESOURCE, &["/proc", "a directory"]);
+    refused(over(&folder.disk("none.qcow2", 0), ""), RESOURCE, &["none.qcow2", "it is empty"]);
+    refused(over(&disk, ""), USAGE, &["disk.raw", "blk0's already"]);
+    let base = folder.disk("base.raw", 4096);
+    refused(over(&base, ",backing-format=vdi"), USAGE, &["backing-format=vdi", "neither raw nor qcow2"]);
+    refused(vmm(&format!(",backing={}", base.display())), USAGE, &["blk0", "is format=qcow2 missing"]);
+    // What is below an image nobody writes to.
+    let image = format!(",format=qcow2,backing={}", base.display());
+    refused(folder.vmm(&[blk(&disk, &image), blk(&base, "")]), USAGE, &["blk1", "base.raw", "blk0"]);
     // One file is one, whatever it is said to be.
     let both = folder.vmm(&[blk(&disk, ""), blk(&disk, ",format=qcow2")]);
     refused(both, USAGE, &["blk1", "blk0"]);
@@ -156,6 +170,25 @@ fn a_dry_run_says_what_a_disk_is_taken_for_and_who_serves_it() {
         let plan = String::from_utf8(output.stdout).expect("text");
         let program = format!("policy {program}").replace(';', ",");
         assert!(output.status.success() && plan.contains(&program) && plan.contains(content), "{plan}");
+    }
+}
+
+#[test]
+fn a_dry_run_names_what_is_below_an_image() {
+    let folder = Folder::new();
+    let [disk, image, base] = ["disk", "image", "base"].map(|name| folder.disk(name, 4096));
+    let (image, base) = (image.display(), base.display());
+    let options = format!(",format=qcow2,backing={image},backing-2={base},backing-format=raw");
+    let mut command = folder.vmm(&[blk(&disk, &options), "--dry-run".to_owned()]);
+    let output = command.arg("--console=none").output().expect("vmm runs");
+    let plan = String::from_utf8(output.stdout).expect("text");
+    for line in [
+        format!(
+            "open   {image} for reading, locked for readers: blk0, backing file 1, a qcow2 image of 4096 bytes"
+        ),
+        format!("open   {base} for reading, locked for readers: blk0, backing file 2, 4096 bytes"),
+    ] {
+        assert!(plan.lines().any(|found| found == line), "{plan}");
     }
 }
 

@@ -4,9 +4,13 @@
 use super::*;
 use crate::file::Step;
 use crate::image_file::{Image as Bytes, Shape};
+
+mod over_another;
+
 use vm_memory::VolatileSlice;
 
 const SECTOR: u64 = 512;
+const ALONE: Role = Role { readonly: false, backed: false };
 const SMALL_SHAPE: Shape = Shape { cluster_bits: 9, refcount_order: 4, size: 96 << 10 };
 const BIG_CLUSTERS: Shape = Shape { cluster_bits: 12, refcount_order: 0, size: 256 << 10 };
 const SHORT_BLOCKS: Shape = Shape { cluster_bits: 9, refcount_order: 6, size: 3 << 20 };
@@ -23,12 +27,14 @@ enum Op {
 struct Served {
     image: Image,
     start: Vec<u8>,
+    /// What a raw disk below it has.
+    below: Vec<u8>,
     /// How many steps there were when each operation was done, and what the guest saw then.
     answered: Vec<(Op, usize, Vec<u8>)>,
 }
 
 fn open(bytes: &[u8]) -> Image {
-    let image = Image::of(ImageFile::with(bytes), false).unwrap();
+    let image = Image::of(ImageFile::with(bytes), ALONE).unwrap();
     image.started();
     image
 }
@@ -49,9 +55,12 @@ fn read(image: &Image, offset: u64, length: u64) -> Vec<u8> {
 
 impl Served {
     fn new(start: Vec<u8>, shape: Shape) -> Self {
-        let image = open(&start);
-        let seen = Bytes { bytes: start.clone() }.content(0, shape.size);
-        Self { image, start, answered: vec![(Op::Flush, 0, seen)] }
+        Self::of(open(&start), start, Vec::new(), shape)
+    }
+
+    fn of(image: Image, start: Vec<u8>, below: Vec<u8>, shape: Shape) -> Self {
+        let seen = Bytes { bytes: start.clone() }.content(&below, 0, shape.size);
+        Self { image, start, below, answered: vec![(Op::Flush, 0, seen)] }
     }
 
     fn perform(&mut self, op: Op) {
@@ -108,7 +117,10 @@ impl Numbers {
 }
 
 fn at_random(shape: Shape, seed: u64, count: usize) -> Served {
-    let mut served = Served::new(shape.empty(), shape);
+    busy(Served::new(shape.empty(), shape), shape, seed, count)
+}
+
+fn busy(mut served: Served, shape: Shape, seed: u64, count: usize) -> Served {
     let mut numbers = Numbers(seed);
     let sectors = shape.size / SECTOR;
     for index in 0..count {
@@ -142,7 +154,7 @@ fn killed_anywhere(served: &Served, shape: Shape) {
             panic!("{shape_bits}: step {index}: {what}", shape_bits = shape.cluster_bits)
         });
         let (before, after) = served.between(index);
-        assert!(same_sectors(&image.content(0, shape.size), before, after), "step {index}");
+        assert!(same_sectors(&image.content(&served.below, 0, shape.size), before, after), "step {index}");
         bytes = image.bytes;
         if let Step::Write(offset, part) = step {
             apply(&mut bytes, *offset, part);
@@ -150,7 +162,7 @@ fn killed_anywhere(served: &Served, shape: Shape) {
     }
     let image = Bytes { bytes };
     assert_eq!(image.check(), Ok(0), "nothing is lost when nothing was interrupted");
-    assert!(image.content(0, shape.size) == served.answered.last().unwrap().2);
+    assert!(image.content(&served.below, 0, shape.size) == served.answered.last().unwrap().2);
 }
 
 #[test]
@@ -205,7 +217,7 @@ fn untouched_is_as_flushed(served: &Served, image: &Bytes, durable_at: usize, en
             touched[(offset / SECTOR) as usize..((offset + length) / SECTOR) as usize].fill(true);
         }
     }
-    let (found, expected) = (image.content(0, shape.size), &served.answered[flush].2);
+    let (found, expected) = (image.content(&served.below, 0, shape.size), &served.answered[flush].2);
     for (index, touched) in touched.iter().enumerate().filter(|(_, touched)| !**touched) {
         let part = index * SECTOR as usize..(index + 1) * SECTOR as usize;
         assert!(found[part.clone()] == expected[part], "sector {index} after step {end} ({touched})");
@@ -243,7 +255,7 @@ fn a_refcount_table_that_moves_is_found_at_each_step() {
     }
     let image = Bytes { bytes };
     assert_eq!(image.check(), Ok(0));
-    assert!(image.content(0, SHORT_BLOCKS.size) == served.answered.last().unwrap().2);
+    assert!(image.content(&[], 0, SHORT_BLOCKS.size) == served.answered.last().unwrap().2);
     host_ends_anywhere_near_the_move(&served);
 }
 
@@ -302,7 +314,7 @@ fn a_write_where_data_is_already_waits_for_no_medium_and_one_that_allocates_for_
 
 #[test]
 fn nothing_is_served_before_it_began_and_nothing_opened_is_written_to() {
-    let image = Image::of(ImageFile::with(&SMALL_SHAPE.empty()), false).unwrap();
+    let image = Image::of(ImageFile::with(&SMALL_SHAPE.empty()), ALONE).unwrap();
     assert_eq!(write(&image, 0, &mut [1; 512]), Err(Errno::EIO));
     image.started();
     assert!(image.tables.file().steps.lock().unwrap().is_empty());
@@ -314,7 +326,7 @@ fn nothing_is_served_before_it_began_and_nothing_opened_is_written_to() {
 fn a_refcount_table_that_the_predecessor_moved_is_the_successors() {
     let mut first = Served::new(SHORT_BLOCKS.empty(), SHORT_BLOCKS);
     let file = first.image.tables.file().descriptor().try_clone().unwrap();
-    let second = Image::of(ImageFile::new(file), false).unwrap();
+    let second = Image::of(ImageFile::new(file), ALONE).unwrap();
     let before = second.tables.refcounts();
     for index in 0..SHORT_BLOCKS.size / (64 << 10) {
         first.perform(Op::Write(index * (64 << 10), 64 << 10, index as u8 | 1));
@@ -394,7 +406,7 @@ fn tables_with_anything_in_them_are_errors_at_most() {
             let at = numbers.below(bytes.len().min(10 * 4096) as u64) as usize;
             bytes[at] = numbers.below(256) as u8;
         }
-        let Ok(image) = Image::of(ImageFile::with(&bytes), false) else { continue };
+        let Ok(image) = Image::of(ImageFile::with(&bytes), ALONE) else { continue };
         image.started();
         let mut data = vec![0; BIG_CLUSTERS.size as usize];
         let size = image.geometry().size.min(BIG_CLUSTERS.size);

@@ -43,6 +43,14 @@ impl Shape {
     }
 }
 
+/// Has `image` name a backing file.
+pub fn name_backing(image: &mut [u8], name: &str) {
+    let at = 120;
+    image[8..16].copy_from_slice(&(at as u64).to_be_bytes());
+    image[16..20].copy_from_slice(&(name.len() as u32).to_be_bytes());
+    image[at..at + name.len()].copy_from_slice(name.as_bytes());
+}
+
 /// The bytes of an image file; behind them there are zeroes.
 pub struct Image {
     pub bytes: Vec<u8>,
@@ -149,17 +157,20 @@ impl Image {
         Ok((0..last).filter(|number| self.count(*number) > 0 && !uses.contains_key(number)).count())
     }
 
-    /// What the guest sees of `length` bytes from `offset`, both in whole sectors. Nothing of it is compressed.
-    pub fn content(&self, offset: u64, length: u64) -> Vec<u8> {
+    /// What the guest sees of `length` bytes from `offset`, both in whole sectors, where a raw disk with these bytes is `below`.
+    /// Nothing of it is compressed.
+    pub fn content(&self, below: &[u8], offset: u64, length: u64) -> Vec<u8> {
         let cluster = self.cluster();
         let l2_tables = self.l2_tables();
+        let below = Self { bytes: below.to_vec() };
         let sector = |at: u64| {
             let number = at / cluster;
             let l2 = l2_tables[(number / (cluster / 8)) as usize];
             let entry = if l2 == 0 { 0 } else { self.long(l2 + number % (cluster / 8) * 8) };
             match entry & 0x00ff_ffff_ffff_fe00 {
-                place if place != 0 && entry & 1 == 0 => self.part(place + at % cluster, 512),
-                _ => vec![0; 512],
+                _ if entry & 1 == 1 => vec![0; 512],
+                0 => below.part(at, 512),
+                place => self.part(place + at % cluster, 512),
             }
         };
         (0..length / 512).flat_map(|index| sector(offset + index * 512)).collect()

@@ -78,6 +78,7 @@ impl Launcher {
             queues: QUEUES,
             queue_size: 128,
             discard: true,
+            backing: Vec::new(),
         };
         let setup = DeviceSetup {
             name: "blk0".to_owned(),

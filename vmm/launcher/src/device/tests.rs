@@ -1,6 +1,7 @@
 //! Devices as words, one beside the other.
 
 use super::*;
+use protocol::{BlkOptions, DiskFormat};
 
 fn parsed(words: &[&str]) -> Result<Vec<Device>, Error> {
     let words: Vec<DeviceOption> = words.iter().map(|word| word.parse().unwrap()).collect();
@@ -30,11 +31,11 @@ fn a_disk_has_the_options_that_it_was_given() {
         queues: 2,
         queue_size: 128,
         discard: false,
+        backing: Vec::new(),
     };
-    assert_eq!(
-        device.back_end,
-        BackEnd::Blk(Blk { path: PathBuf::from("d"), format: Format::Raw, lock: false, options })
-    );
+    let (path, format) = (PathBuf::from("d"), DiskFormat::Raw);
+    let blk = Blk { path, format, backing: Vec::new(), lock: false, options };
+    assert_eq!(device.back_end, BackEnd::Blk(blk));
     assert_eq!((device.queues, device.queue_size), (2, 128));
 }
 
@@ -44,15 +45,41 @@ fn a_disk_is_raw_unless_something_else_is_said() {
         BackEnd::Blk(blk) => blk.format,
         other => panic!("{other:?}"),
     };
-    assert_eq!(format("blk,path=disk.qcow2"), Format::Raw);
-    assert_eq!(format("blk,path=d,format=raw,direct=on"), Format::Raw);
-    assert_eq!(format("blk,path=d,format=qcow2"), Format::Qcow2);
+    assert_eq!(format("blk,path=disk.qcow2"), DiskFormat::Raw);
+    assert_eq!(format("blk,path=d,format=raw,direct=on"), DiskFormat::Raw);
+    assert_eq!(format("blk,path=d,format=qcow2"), DiskFormat::Qcow2);
     assert!(refused("blk,path=d,format=vmdk").contains("neither raw nor qcow2"));
     assert!(refused("blk,path=d,format=qcow2,direct=on").contains("direct=on"));
     assert!(refused("blk,socket=/s,format=qcow2").contains("unknown option 'format'"));
     let programs = ["blk,path=d", "blk,path=d,format=qcow2"]
         .map(|word| parsed(&[word]).unwrap().remove(0).back_end.program());
     assert_eq!(programs, [Some(Program::DeviceBlk), Some(Program::DeviceBlkQcow2)]);
+}
+
+#[test]
+fn an_image_has_below_it_what_was_named_and_nothing_else() {
+    let blk = |word: &str| match parsed(&[word]).unwrap().remove(0).back_end {
+        BackEnd::Blk(blk) => blk,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(blk("blk,path=d,format=qcow2").layers().count(), 0);
+    let three = blk("blk,path=d,format=qcow2,backing=a,backing-2=b,backing-3=c,backing-format=raw");
+    let paths = ["a", "b", "c"].map(PathBuf::from);
+    let formats = [DiskFormat::Qcow2, DiskFormat::Qcow2, DiskFormat::Raw];
+    assert!(three.layers().eq(paths.iter().zip(formats)));
+    assert_eq!((three.images(), blk("blk,path=d").images()), (3, 0));
+    assert_eq!(blk("blk,path=d,format=qcow2,backing=a").options.backing, [DiskFormat::Qcow2]);
+    for (words, said) in [
+        ("backing=a", "is format=qcow2 missing"),
+        ("format=qcow2,backing=", "names no file"),
+        ("format=qcow2,backing=a,backing-3=c", "unknown option 'backing-3'"),
+        ("format=qcow2,backing-2=c", "unknown option 'backing-2'"),
+        ("format=qcow2,backing-format=raw", "without backing="),
+        ("format=qcow2,backing=a,backing-format=vmdk", "neither raw nor qcow2"),
+    ] {
+        let text = refused(&format!("blk,path=d,{words}"));
+        assert!(text.contains(said), "{words}: {text}");
+    }
 }
 
 #[test]

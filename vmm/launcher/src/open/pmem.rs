@@ -1,15 +1,14 @@
 //! The file of persistent memory, opened twice: for the core, which maps it, with the rights that the guest gets, and for
 //! device-pmem for reading, which is enough to have it flushed and too little to change it.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Seek, SeekFrom};
+use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 
-use nix::errno::Errno;
 use protocol::{MemoryRegion, PmemOptions, limits};
 
-use super::{claim, disk_flags, name_of, reason, refuse, wrong};
+use super::disk::Wanted;
+use super::{refuse, wrong};
 use crate::device::Pmem;
 use crate::error::Error;
 use crate::exit_code::Code;
@@ -31,38 +30,14 @@ pub fn persistent_memory(pmem: &Pmem) -> Result<OpenPmem, Error> {
     let what = if pmem.readonly { "open persistent memory for reading" } else { "open persistent memory" };
     let refused = |text: &str| refuse(what, path, text, Code::Resource);
     let io = |error: std::io::Error| wrong(what, path, &error, Code::Resource);
-    let kind = std::fs::metadata(path).map_err(io)?.file_type();
-    if !kind.is_file() && !kind.is_block_device() {
-        return Err(refused(&format!("it is {}; name a file or a block device", name_of(kind))));
-    }
-    let exclusive = pmem.lock && !pmem.readonly && kind.is_block_device();
-    let mut options = OpenOptions::new();
-    options.read(true).write(!pmem.readonly);
-    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, disk_flags(false, exclusive).bits());
-    let mut memory =
-        options.open(path).map_err(|error| match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
-            Errno::EBUSY => refused("the host has it mounted or in use; unmount it, or give lock=off"),
-            Errno::EACCES | Errno::EROFS | Errno::EPERM if !pmem.readonly => {
-                refused(&format!("{}; with readonly=on it need not be writable", reason(&error)))
-            }
-            _ => io(error),
-        })?;
+    let wanted = Wanted { what, path, readonly: pmem.readonly, direct: false, lock: pmem.lock };
+    let (memory, found) = wanted.open()?;
     let flushed = File::open(path).map_err(io)?;
     let identity = |file: &File| file.metadata().map(|metadata| (metadata.dev(), metadata.ino()));
     if identity(&memory).map_err(io)? != identity(&flushed).map_err(io)? {
         return Err(refused("it was replaced while it was being opened"));
     }
-    let found = memory.seek(SeekFrom::End(0)).map_err(io)?;
-    memory.rewind().map_err(io)?;
     let size = size(pmem, found).map_err(|text| refused(&text))?;
-    if pmem.lock {
-        claim(&memory, pmem.readonly).map_err(|errno| match errno {
-            Errno::EAGAIN | Errno::EACCES => {
-                refused("another program uses it; end that one, or give lock=off if both may")
-            }
-            errno => refused(&format!("it cannot be locked: {errno}; lock=off goes without")),
-        })?;
-    }
     let options = PmemOptions { region: MemoryRegion { guest_phys: 0, size }, readonly: pmem.readonly };
     Ok(OpenPmem { memory: memory.into(), flushed: flushed.into(), options })
 }
