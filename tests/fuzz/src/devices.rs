@@ -11,11 +11,13 @@ mod exchange;
 mod fs;
 mod net;
 mod ring;
+mod stream;
 mod vsock;
 
 pub use console::console;
 pub use fs::fs;
 pub use net::net;
+pub use stream::net_stream;
 pub use vsock::vsock;
 
 use crate::{Input, memory};

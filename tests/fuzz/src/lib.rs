@@ -58,6 +58,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "kernel", run: kernel::run },
     Target { name: "mem", run: devices::mem },
     Target { name: "net", run: devices::net },
+    Target { name: "net-stream", run: devices::net_stream },
     Target { name: "pmem", run: devices::pmem },
     Target { name: "protocol", run: protocol_frames::run },
     Target { name: "qcow2", run: qcow2::run },

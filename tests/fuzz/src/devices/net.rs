@@ -9,7 +9,7 @@ use protocol::{MacAddress, NetOptions, Setting};
 use std::os::unix::net::UnixDatagram;
 use std::sync::OnceLock;
 
-const MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 1];
+pub const MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 1];
 /// Bytes of the header in front of a frame, and of the frame's own.
 const FRONT: usize = 12 + 14;
 
