@@ -7,6 +7,7 @@
 //! allocate for each.
 
 use std::io;
+use std::marker::PhantomData;
 
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemory, GuestMemoryMmap, Permissions, VolatileSlice};
@@ -69,14 +70,24 @@ impl<'a, 'm> Cursor<'a, 'm> {
     }
 }
 
-/// What the driver lets the device read.
-pub struct Reader<'a, 'm>(pub(crate) Cursor<'a, 'm>);
+/// A side of a chain, or a part of one: for reading or for writing, as `Access` says.
+pub struct Side<'a, 'm, Access>(pub(crate) Cursor<'a, 'm>, PhantomData<Access>);
 
-impl<'a, 'm> Reader<'a, 'm> {
+/// See [`Reader`].
+pub struct ForReading;
+/// See [`Writer`].
+pub struct ForWriting;
+
+/// What the driver lets the device read.
+pub type Reader<'a, 'm> = Side<'a, 'm, ForReading>;
+/// What the driver lets the device write.
+pub type Writer<'a, 'm> = Side<'a, 'm, ForWriting>;
+
+impl<'a, 'm, Access> Side<'a, 'm, Access> {
     /// Over `slices`, in their order.
     #[must_use]
     pub fn new(slices: &'a [VolatileSlice<'m>]) -> Self {
-        Self(Cursor::new(slices))
+        Self(Cursor::new(slices), PhantomData)
     }
 
     /// Bytes left.
@@ -85,6 +96,35 @@ impl<'a, 'm> Reader<'a, 'm> {
         self.0.remaining()
     }
 
+    /// Cuts at `at` bytes from here: `self` keeps what is before, the rest is returned.
+    #[must_use]
+    pub fn split_off(&mut self, at: usize) -> Self {
+        Self(self.0.split_off(at), PhantomData)
+    }
+
+    /// Has `act` go over the next `length` bytes, or as many as there are, and moves past as many as it did, also after an
+    /// error.
+    ///
+    /// # Errors
+    /// Those of `act`.
+    pub fn part<E>(&mut self, length: usize, act: impl FnOnce(&mut Self) -> Result<(), E>) -> Result<(), E> {
+        let mut part = Self(self.0, PhantomData);
+        let _rest = part.split_off(length);
+        let room = part.remaining();
+        let result = act(&mut part);
+        self.0.advance(room.saturating_sub(part.remaining()));
+        result
+    }
+
+    /// Whether each piece's address and length is a multiple of `alignment`, a power of two.
+    #[must_use]
+    pub fn is_aligned(&self, alignment: usize) -> bool {
+        let mask = alignment.saturating_sub(1);
+        self.0.pieces().all(|piece| (piece.ptr_guard().as_ptr().addr() | piece.len()) & mask == 0)
+    }
+}
+
+impl Reader<'_, '_> {
     /// Copies the next bytes, all of `buffer` or none. The copy is the device's own: check that, and never
     /// look at guest memory twice.
     ///
@@ -103,54 +143,9 @@ impl<'a, 'm> Reader<'a, 'm> {
         self.0.advance(buffer.len());
         Ok(())
     }
-
-    /// Cuts at `at` bytes from here: `self` keeps what is before, the rest is returned.
-    #[must_use]
-    pub fn split_off(&mut self, at: usize) -> Reader<'a, 'm> {
-        Reader(self.0.split_off(at))
-    }
-
-    /// Has `act` go over the next `length` bytes, or as many as there are, and moves past as many as it did, also after an
-    /// error.
-    ///
-    /// # Errors
-    /// Those of `act`.
-    pub fn part<E>(
-        &mut self,
-        length: usize,
-        act: impl FnOnce(&mut Reader<'a, 'm>) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let mut part = Reader(self.0);
-        let _rest = part.split_off(length);
-        let room = part.remaining();
-        let result = act(&mut part);
-        self.0.advance(room.saturating_sub(part.remaining()));
-        result
-    }
-
-    /// Whether each piece's address and length is a multiple of `alignment`, a power of two.
-    #[must_use]
-    pub fn is_aligned(&self, alignment: usize) -> bool {
-        is_aligned(&self.0, alignment)
-    }
 }
 
-/// What the driver lets the device write.
-pub struct Writer<'a, 'm>(pub(crate) Cursor<'a, 'm>);
-
-impl<'a, 'm> Writer<'a, 'm> {
-    /// Over `slices`, in their order.
-    #[must_use]
-    pub fn new(slices: &'a [VolatileSlice<'m>]) -> Self {
-        Self(Cursor::new(slices))
-    }
-
-    /// Bytes left.
-    #[must_use]
-    pub fn remaining(&self) -> usize {
-        self.0.remaining()
-    }
-
+impl Writer<'_, '_> {
     /// Writes all of `bytes` or none.
     ///
     /// # Errors
@@ -168,41 +163,6 @@ impl<'a, 'm> Writer<'a, 'm> {
         self.0.advance(bytes.len());
         Ok(())
     }
-
-    /// Cuts at `at` bytes from here: `self` keeps what is before, the rest is returned.
-    #[must_use]
-    pub fn split_off(&mut self, at: usize) -> Writer<'a, 'm> {
-        Writer(self.0.split_off(at))
-    }
-
-    /// Has `act` go over the next `length` bytes, or as many as there are, and moves past as many as it did, also after an
-    /// error.
-    ///
-    /// # Errors
-    /// Those of `act`.
-    pub fn part<E>(
-        &mut self,
-        length: usize,
-        act: impl FnOnce(&mut Writer<'a, 'm>) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let mut part = Writer(self.0);
-        let _rest = part.split_off(length);
-        let room = part.remaining();
-        let result = act(&mut part);
-        self.0.advance(room.saturating_sub(part.remaining()));
-        result
-    }
-
-    /// Whether each piece's address and length is a multiple of `alignment`, a power of two.
-    #[must_use]
-    pub fn is_aligned(&self, alignment: usize) -> bool {
-        is_aligned(&self.0, alignment)
-    }
-}
-
-fn is_aligned(cursor: &Cursor<'_, '_>, alignment: usize) -> bool {
-    let mask = alignment.saturating_sub(1);
-    cursor.pieces().all(|piece| (piece.ptr_guard().as_ptr().addr() | piece.len()) & mask == 0)
 }
 
 /// The pieces of one chain.
