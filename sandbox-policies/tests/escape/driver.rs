@@ -59,9 +59,6 @@ const SIGSYS: i32 = 31;
 /// The attempt that a filter refuses because of where it enters the kernel: nobody tells of that.
 const OTHER_ENTRY: &str = "32-bit call, int 0x80";
 
-/// The attempt that does to `/` what device-fs does to files: there `/` is the directory that it serves.
-const SERVED: &str = "utimensat";
-
 /// Bytes of a refused call as it is told: its number and six arguments.
 const CALL: usize = 4 + 6 * 8;
 
@@ -200,13 +197,6 @@ fn judge(program: Program, stage: Stage, index: usize) -> Result<String, String>
         (Some((&word::REFUSED, number)), Ended::Exited(0)) => {
             let number = number.try_into().map(i32::from_le_bytes).unwrap_or(0);
             Ok(format!("{:?}", nix::errno::Errno::from_raw(number)))
-        }
-        (Some((&word::ESCAPED, _)), Ended::Exited(0))
-            if program == Program::DeviceFs
-                && stage != Stage::StandAlone
-                && attempts::all().nth(index).is_some_and(|attempt| attempt.name == SERVED) =>
-        {
-            Ok("its own".to_owned())
         }
         (Some((&word::ESCAPED, _)), _) => Err("it got through".to_owned()),
         (answer, ended) => Err(format!("answer {answer:?}, ended {ended:?}")),
