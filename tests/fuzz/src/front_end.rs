@@ -42,12 +42,18 @@ pub fn run(data: &[u8]) {
     let Ok(mut channel) = BackendChannel::new() else { return };
     let wanted = Wanted { kind, queues, limit: LIMIT, channel: channel.descriptor() };
     let agreement = std::thread::scope(|scope| {
-        scope.spawn(move || back_end(theirs, Input::new(conversation)));
+        let peer = scope.spawn(move || back_end(theirs, Input::new(conversation)));
         let mut connection = Connection::new(ours.into());
         let agreement = session::handshake(&mut connection, &wanted);
         if let Ok(agreement) = &agreement {
             // A fault ends it, as it does with the core.
             let _ = live(&connection, &wanted, agreement);
+        }
+        drop(connection);
+        // The scope waits for its work and not for its end, and what a thread that ends still has is a leak to whoever looks
+        // for leaks at that moment.
+        if let Err(panic) = peer.join() {
+            std::panic::resume_unwind(panic);
         }
         agreement
     });
