@@ -218,6 +218,7 @@ fn launcher_to_device_and_back() {
     golden(&ToDevice::Set(Setting::Link(true)), 0x0305, "030100");
     golden(&FromDevice::Set(SetOutcome::set()), 0x0406, "0000");
     golden(&FromDevice::Set(SetOutcome::refused("n\no")), 0x0406, "036e206f00");
+    assert!(SetOutcome::refused("").refused.is_some_and(|why| !why.is_empty()));
     golden(&ToDevice::Statistics, 0x0306, "00");
     let told = Statistics::Told(vec![Statistic { tag: 4, value: 300 }]);
     golden(&FromDevice::Statistics(told), 0x0407, "000104fb2c0100");

@@ -95,7 +95,7 @@ impl Message for FromDevice {
             Self::Counters(counters) => fields::encode(name, counters, &none),
             Self::Keeps => fields::encode(name, &(), &none),
             Self::Violation(violation) => violation.encode(),
-            Self::Set(outcome) => fields::encode(name, outcome, &none),
+            Self::Set(outcome) => fields::encode(name, &outcome.wire(), &none),
             Self::Statistics(statistics) => fields::encode(name, statistics, &none),
         }
     }
@@ -107,7 +107,7 @@ impl Message for FromDevice {
             COUNTERS => Self::Counters(fields::decode_body("Counters", body)?.0),
             KEEPS => Self::Keeps,
             VIOLATION => Self::Violation(Violation::decode(body)?),
-            SET => Self::Set(fields::decode_body("Set", body)?.0),
+            SET => Self::Set(SetOutcome::from_wire(fields::decode_body("Set", body)?.0)),
             STATISTICS => Self::Statistics(fields::decode_body("Statistics", body)?.0),
             kind => return Err(Error::Kind { kind }),
         };

@@ -45,27 +45,36 @@ impl Setting {
     }
 }
 
-/// What became of a setting.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+/// What became of a setting. On the wire the text alone, which is empty if there is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SetOutcome {
-    /// Why it was refused, in one line; empty if it was not.
-    pub refused: String,
+    /// Why it was refused, in one line.
+    pub refused: Option<String>,
 }
 
 impl SetOutcome {
     /// It was refused; the text is made one line.
     #[must_use]
     pub fn refused(why: &str) -> Self {
-        Self { refused: one_line(why) }
+        let why = if why.is_empty() { "the device does not say why" } else { why };
+        Self { refused: Some(one_line(why)) }
     }
 
     /// It is set.
     #[must_use]
     pub fn set() -> Self {
-        Self { refused: String::new() }
+        Self { refused: None }
     }
 
     pub(super) fn check(&self) -> Result<(), Error> {
-        short("length of a text", &self.refused, limits::MAX_TEXT, "at most 1024")
+        short("length of a text", self.wire(), limits::MAX_TEXT, "at most 1024")
+    }
+
+    pub(super) fn wire(&self) -> &str {
+        self.refused.as_deref().unwrap_or_default()
+    }
+
+    pub(super) fn from_wire(refused: String) -> Self {
+        Self { refused: Some(refused).filter(|refused| !refused.is_empty()) }
     }
 }

@@ -102,7 +102,7 @@ impl Process {
     pub fn set(&self, setting: Setting) -> String {
         self.control.send(&ToDevice::Set(setting), &[]).unwrap();
         match self.control.receive::<FromDevice>(Phase::Serving).unwrap() {
-            Some((FromDevice::Set(outcome), _)) => outcome.refused,
+            Some((FromDevice::Set(outcome), _)) => outcome.refused.unwrap_or_default(),
             other => panic!("an answer: {other:?}"),
         }
     }

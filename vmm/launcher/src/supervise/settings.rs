@@ -83,9 +83,9 @@ impl Supervisor {
         };
         self.answer(
             client,
-            &match outcome.refused.as_str() {
-                "" => FromLauncher::Set,
-                refused => FromLauncher::Failed(Failure::new(FailureKind::Device, refused)),
+            &match &outcome.refused {
+                None => FromLauncher::Set,
+                Some(refused) => FromLauncher::Failed(Failure::new(FailureKind::Device, refused)),
             },
         );
     }
