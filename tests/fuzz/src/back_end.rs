@@ -5,12 +5,12 @@
 //! the whole set-up of a ring, and raw bytes. Each message is answered before the next is sent, so that nothing hangs on who
 //! is faster; only what the queue's thread does meanwhile does.
 
+use crate::devices::disk_options;
 use crate::{Input, memory};
 use device_backend::direct::{Conversation, DirectBackend};
 use device_blk::{Blk, Disk};
 use nix::sys::eventfd::EventFd;
 use nix::sys::socket::{ControlMessage, MsgFlags, recv, sendmsg};
-use protocol::BlkOptions;
 use std::fs::File;
 use std::io::IoSlice;
 use std::net::Shutdown;
@@ -61,17 +61,8 @@ pub fn run(data: &[u8]) {
 fn begin() -> Option<Back> {
     let file = memory::file()?;
     file.set_len(1 << 16).ok()?;
-    let (readonly, direct, discard, queues, queue_size) = (false, false, true, 2, 64);
-    let options = BlkOptions {
-        readonly,
-        direct,
-        serial: "fuzz".into(),
-        queues,
-        queue_size,
-        discard,
-        backing: Vec::new(),
-    };
-    DirectBackend::new(Blk::new(&options, Disk::new(file.into(), direct).ok()?).ok()?).ok()
+    let options = disk_options(false, 2, Vec::new());
+    DirectBackend::new(Blk::new(&options, Disk::new(file.into(), false).ok()?).ok()?).ok()
 }
 
 /// What a front end may send a descriptor of.

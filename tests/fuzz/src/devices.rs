@@ -28,7 +28,7 @@ use device_blk::{Blk, Disk};
 use device_mem::Mem;
 use device_pmem::Pmem;
 use device_rng::Rng;
-use protocol::{BalloonOptions, BlkOptions, MemOptions, MemoryRegion, PmemOptions, limits};
+use protocol::{BalloonOptions, BlkOptions, DiskFormat, MemOptions, MemoryRegion, PmemOptions, limits};
 use ring::{Driver, MEMORY};
 use std::fs::File;
 use std::sync::{Arc, OnceLock};
@@ -67,23 +67,20 @@ impl<D: Device> Bench<D> {
     }
 }
 
+/// Of a disk.
+pub(crate) fn disk_options(readonly: bool, queues: u16, backing: Vec<DiskFormat>) -> BlkOptions {
+    let (serial, queue_size) = ("fuzz".to_owned(), 64);
+    BlkOptions { readonly, direct: false, serial, queues, queue_size, discard: true, backing }
+}
+
 /// virtio-blk, on a disk in memory.
 pub fn blk(data: &[u8]) {
     static BENCH: OnceLock<Option<Bench<Blk>>> = OnceLock::new();
     let bench = BENCH.get_or_init(|| {
         let file = memory::file()?;
         file.set_len(DISK).ok()?;
-        let (readonly, direct, discard, queues, queue_size) = (false, false, true, 1, 64);
-        let options = BlkOptions {
-            readonly,
-            direct,
-            serial: "fuzz".into(),
-            queues,
-            queue_size,
-            discard,
-            backing: Vec::new(),
-        };
-        Bench::of(Blk::new(&options, Disk::new(file.into(), direct).ok()?).ok())
+        let options = disk_options(false, 1, Vec::new());
+        Bench::of(Blk::new(&options, Disk::new(file.into(), false).ok()?).ok())
     });
     bench.iter().for_each(|bench| bench.feed(data));
 }

@@ -9,13 +9,13 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
-use crate::devices::Bench;
+use crate::devices::{Bench, disk_options};
 use crate::image_file::{Image as Bytes, Shape, name_backing};
 use crate::{Input, memory};
 use device_backend::{Device, Durability, Reader, Writer};
 use device_blk::{AlignedBuffer, Blk, Medium, Range};
 use device_blk_qcow2::Image;
-use protocol::{BlkOptions, DiskFormat};
+use protocol::DiskFormat;
 use vm_memory::VolatileSlice;
 
 const SECTOR: u64 = 512;
@@ -105,16 +105,7 @@ fn serve(input: &mut Input<'_>) -> Option<()> {
         }
         drop(image);
     } else {
-        let (readonly, direct, discard, queues, queue_size) = (form & 2 != 0, false, true, 1, 64);
-        let options = BlkOptions {
-            readonly,
-            direct,
-            serial: "fuzz".into(),
-            queues,
-            queue_size,
-            discard,
-            backing: formats.clone(),
-        };
+        let options = disk_options(form & 2 != 0, 1, formats.clone());
         let bench = Bench::of(Blk::new(&options, image).ok())?;
         bench.device().started();
         bench.feed(input.rest());
