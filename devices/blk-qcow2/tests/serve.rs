@@ -26,6 +26,7 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use protocol::limits;
 
 const IN: u32 = 0;
 const OUT: u32 = 1;
@@ -178,7 +179,7 @@ fn the_tables_are_those_that_the_predecessor_left() {
     ends_well(second);
 }
 
-/// Two files below it, the lower a raw disk.
+/// As many files below it as there can be, the lowest a raw disk.
 #[test]
 fn what_is_below_an_image_is_seen_and_never_written_to() {
     let base: Vec<u8> = (0..2u32 << 20).flat_map(u32::to_le_bytes).collect();
@@ -189,9 +190,12 @@ fn what_is_below_an_image_is_seen_and_never_written_to() {
     };
     // Of half the size, and with other clusters.
     let half = Shape { cluster_bits: 12, refcount_order: 1, size: SHAPE.size / 2 };
-    let (disk, middle, lowest) = (image(&named(SHAPE)), image(&named(half)), image(&base));
-    let [over, under] = [&middle, &lowest].map(|file| format!("--backing={}", file.path().display()));
-    let arguments = [over.as_str(), &under, "--backing-format=raw", "--queues=2"];
+    let (disk, lowest) = (image(&named(SHAPE)), image(&base));
+    let between: Vec<_> = (1..limits::MAX_BACKING).map(|_| image(&named(half))).collect();
+    let backing = between.iter().chain([&lowest]).map(|file| format!("--backing={}", file.path().display()));
+    let backing: Vec<String> = backing.collect();
+    let mut arguments = vec!["--backing-format=raw", "--queues=2"];
+    arguments.extend(backing.iter().map(String::as_str));
     let mut expected = base.clone();
     for round in 0..3u64 {
         let device = start(disk.path(), &arguments);
@@ -218,7 +222,9 @@ fn what_is_below_an_image_is_seen_and_never_written_to() {
         assert_eq!(found.check(), Ok(0), "round {round}");
         assert!(found.content(&base, 0, 8 << 20) == expected, "round {round}");
     }
-    assert!(std::fs::read(middle.path()).unwrap() == named(half));
+    for file in between {
+        assert!(std::fs::read(file.path()).unwrap() == named(half));
+    }
     assert!(std::fs::read(lowest.path()).unwrap() == base);
 }
 
