@@ -100,12 +100,19 @@ fn a_guest_of_qemu_reads_a_compressed_qcow2_image_and_writes_over_it() -> Result
     Ok(())
 }
 
+/// It has another below it, which qemu-img finds by the name in it.
 #[test]
 fn a_qcow2_image_whose_program_is_killed_again_and_again_is_whole_for_qemu_img() -> Result<()> {
     let (size, deaths) = (64 << 20, 8);
-    let disk = Disk::empty(0)?;
-    create(disk.path(), "cluster_size=512", size)?;
-    let mut guest = Qemu::new().device("blk-qcow2", &[&path(&disk)], &DISK)?.start("survive")?;
+    let (disk, base) = (Disk::empty(0)?, Disk::empty(0)?);
+    let raw = Disk::with(&b"sixteen letters.".repeat(1 << 21), 48 << 20)?;
+    convert(raw.path(), "raw", base.path(), &["-c", "-O", "qcow2"])?;
+    let before = base.content()?;
+    let below = base.path().display();
+    create(disk.path(), &format!("cluster_size=512,backing_file={below},backing_fmt=qcow2"), size)?;
+    let arguments = [path(&disk), format!("--backing={below}")];
+    let arguments = [arguments[0].as_str(), &arguments[1]];
+    let mut guest = Qemu::new().device("blk-qcow2", &arguments, &DISK)?.start("survive")?;
     guest.running.wait_for("writing")?;
     for death in 0..deaths {
         guest.kill_first()?;
@@ -122,6 +129,7 @@ fn a_qcow2_image_whose_program_is_killed_again_and_again_is_whole_for_qemu_img()
     let raw = Disk::empty(size)?;
     convert(disk.path(), "qcow2", raw.path(), &["-O", "raw"])?;
     assert_eq!(raw.md5()?, ended.said("whole")?);
+    assert!(base.content()? == before);
     Ok(())
 }
 
