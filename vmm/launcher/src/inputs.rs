@@ -10,7 +10,7 @@ use sandbox_policies::{Directory, Program};
 use crate::config::{Console, HugePages};
 use crate::control_socket::ControlSocket;
 use crate::device::console::{Console as VirtioConsole, Place};
-use crate::device::{BackEnd, Blk, Device, Interface};
+use crate::device::{BackEnd, Device, Interface};
 use crate::error::Error;
 use crate::keep;
 use crate::listening::Listening;
@@ -330,17 +330,24 @@ enum Identity<'a> {
 impl<'a> Claim<'a> {
     /// None for what any number of devices may use, a generator, and where there is nothing, a directory.
     fn all(device: &'a Device) -> Result<Vec<Claim<'a>>, Error> {
-        let file = |path: &Path, (device, inode)| (format!("{path:?}"), Identity::File(device, inode));
-        let ((what, identity), shared) = match &device.back_end {
-            BackEnd::Socket(path) => (file(path, open::back_end_identity(path)?), false),
-            BackEnd::Blk(blk) => return Claim::of_disk(device, blk),
-            BackEnd::Pmem(pmem) => (
-                file(&pmem.path, open::file_identity("open persistent memory", &pmem.path)?),
-                pmem.readonly || !pmem.lock,
-            ),
+        let file = |what, path: &Path, shared| {
+            Ok::<_, Error>(Claim::of_file(device, path, open::file_identity(what, path)?, shared))
+        };
+        Ok(vec![match &device.back_end {
+            BackEnd::Socket(path) => Claim::of_file(device, path, open::back_end_identity(path)?, false),
+            // The image, and what is below it, which others may have below theirs.
+            BackEnd::Blk(blk) => {
+                let disk = file("open disk", &blk.path, blk.options.readonly || !blk.lock);
+                let backing = blk.backing.iter().map(|path| file("open backing file", path, true));
+                return std::iter::once(disk).chain(backing).collect();
+            }
+            BackEnd::Pmem(pmem) => file("open persistent memory", &pmem.path, pmem.readonly || !pmem.lock)?,
             // Each has a process of its own.
             BackEnd::Net(net) if matches!(net.interface, Interface::User(_)) => return Ok(Vec::new()),
-            BackEnd::Net(net) => ((net.interface.to_string(), Identity::Interface(&net.interface)), false),
+            BackEnd::Net(net) => {
+                let (what, identity) = (net.interface.to_string(), Identity::Interface(&net.interface));
+                Claim { device: &device.name, what, identity, shared: false }
+            }
             // A directory is whoever's as well that reads and writes its files; of vsocks a machine has one.
             BackEnd::Rng(_) | BackEnd::Balloon(_) | BackEnd::Mem(_) | BackEnd::Fs(_) | BackEnd::Vsock(_) => {
                 return Ok(Vec::new());
@@ -349,20 +356,12 @@ impl<'a> Claim<'a> {
                 let places = console.places.iter();
                 return Ok(places.filter_map(|place| Claim::of_console(device, place)).collect());
             }
-        };
-        Ok(vec![Claim { device: &device.name, what, identity, shared }])
+        }])
     }
 
-    /// The image, and what is below it, which others may have below theirs.
-    fn of_disk(device: &'a Device, blk: &'a Blk) -> Result<Vec<Claim<'a>>, Error> {
-        let claim = |what, path: &Path, shared| {
-            let (number, inode) = open::file_identity(what, path)?;
-            let identity = Identity::File(number, inode);
-            Ok(Claim { device: &device.name, what: format!("{path:?}"), identity, shared })
-        };
-        let disk = claim("open disk", &blk.path, blk.options.readonly || !blk.lock);
-        let backing = blk.backing.iter().map(|path| claim("open backing file", path, true));
-        std::iter::once(disk).chain(backing).collect()
+    fn of_file(device: &'a Device, path: &Path, (number, inode): (u64, u64), shared: bool) -> Self {
+        let identity = Identity::File(number, inode);
+        Claim { device: &device.name, what: format!("{path:?}"), identity, shared }
     }
 
     /// A file or socket that is there already is this console's alone.
@@ -370,9 +369,7 @@ impl<'a> Claim<'a> {
         let (Place::Path(path) | Place::Connect(path) | Place::Listen(path)) = place else {
             return None;
         };
-        let (number, inode) = open::identity(path)?;
-        let identity = Identity::File(number, inode);
-        Some(Claim { device: &device.name, what: format!("{path:?}"), identity, shared: false })
+        Some(Claim::of_file(device, path, open::identity(path)?, false))
     }
 
     fn excludes(&self, other: &Claim<'_>) -> bool {
