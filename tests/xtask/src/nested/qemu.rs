@@ -16,11 +16,11 @@ const HEARTBEAT_LIMIT: Duration = Duration::from_secs(150);
 /// No output for so long though the heart beats: a test that hangs. Tests have limits of their own,
 /// all shorter.
 const OUTPUT_LIMIT: Duration = Duration::from_secs(2400);
-/// What the outer kernel says when one of its processors makes no progress, and when one could not handle an exception, which
-/// has come upon another until its stack was full, wherever in that it was then: nothing that runs in user space can bring
-/// either about.
+/// What the outer kernel says when one of its processors makes no progress, and when one could not even begin to handle an
+/// exception, which has come upon another until its stack was full, in its own entry or in what all have in common: nothing
+/// that runs in user space can bring either about.
 const KERNEL_FAULTS: [&str; 3] =
-    ["watchdog: BUG: soft lockup", "stack guard page was hit", "RIP: 0010:asm_exc_"];
+    ["watchdog: BUG: soft lockup", "RIP: 0010:asm_exc_", "RIP: 0010:error_entry+"];
 /// How often to look.
 const INTERVAL: Duration = Duration::from_millis(200);
 /// Processor time in clock ticks (of 10 ms, USER_HZ) that a stuck QEMU burns within
