@@ -1,23 +1,31 @@
 //! A guest whose memory is plugged in and out while the program of that dies again and again: how much is what was asked for,
 //! the driver is told nothing that is not so, and what the guest keeps is not touched.
 
-use std::cell::Cell;
 use std::path::Path;
 
 use system_tests::control::told;
-use system_tests::{Machine, Result, progress, warnings, within};
+use system_tests::{Machine, Result, Running, progress, warnings, within};
 
 use crate::one_process::{SETTLED, killed};
 use crate::plan::Plan;
 
 /// The deaths of a run that has to be short.
 const KILLS: usize = 20;
-/// What it is asked for between two times that it is asked for the same.
-const BETWEEN: &str = "128M";
 /// Looks at what it has, after which it is asked again.
 const LOOKS: usize = 60;
-/// What the guest is to have, in turn, as it is asked and as it is told.
-const GIVEN: [(&str, &str); 2] = [("256M", "256M"), ("0", "0 bytes")];
+/// What the guest is to have, in turn.
+const GIVEN: [Amount; 2] = [WHOLE, Amount { asked: "0", told: "0 bytes", requested: 0 }];
+const WHOLE: Amount = Amount { asked: "256M", told: "256M", requested: 256 << 20 };
+/// What it is asked for between two times that it is asked for the same.
+const BETWEEN: Amount = Amount { asked: "128M", told: "128M", requested: 128 << 20 };
+
+/// So much memory: as the user asks for it, as `vmm` tells of it, and in bytes, of which the driver writes into its log.
+#[derive(Debug, Clone, Copy)]
+struct Amount {
+    asked: &'static str,
+    told: &'static str,
+    requested: u64,
+}
 
 #[test]
 fn as_much_is_plugged_as_was_asked_whenever_its_program_dies() -> Result<()> {
@@ -32,21 +40,21 @@ fn as_much_is_plugged_as_was_asked_whenever_its_program_dies() -> Result<()> {
         .command_line("memhp_default_state=online_movable")
         .start()?;
     running.wait_for("kept")?;
-    for (death, (amount, shown)) in (1..=plan.kills).zip(GIVEN.iter().cycle()) {
+    for (death, amount) in (1..=plan.kills).zip(GIVEN.into_iter().cycle()) {
         std::thread::sleep(SETTLED);
-        told(&control, &["mem", "mem0", amount])?;
+        told(&control, &["mem", "mem0", amount.asked])?;
         // While the driver is about it, from not yet begun to nearly done.
         std::thread::sleep(plan.moment());
         killed(&running, "device-mem", "mem0", death)?;
         plan.tell(death);
         // Some deaths come one upon the other's work, and each second one finds what is to be plugged.
         if death % 4 < 2 {
-            holds(&control, amount, shown)
+            holds(&running, &control, amount)
                 .inspect_err(|_| println!("{}\n{}", running.console(), running.log()))?;
         }
     }
-    told(&control, &["mem", "mem0", "256M"])?;
-    holds(&control, "256M", "256M")?;
+    asked(&running, &control, WHOLE)?;
+    holds(&running, &control, WHOLE)?;
     running.type_line("end")?;
     let ended = running.wait()?;
     assert_eq!(ended.code(), Some(0), "{}", ended.everything());
@@ -55,24 +63,39 @@ fn as_much_is_plugged_as_was_asked_whenever_its_program_dies() -> Result<()> {
     warnings::none_of_ours(&ended)
 }
 
-/// Waits until the guest has what it was asked to have, `amount`, which is told as `shown`.
+/// Asks the guest to have `amount`, and waits until its driver knows.
+fn asked(running: &Running, control: &Path, amount: Amount) -> Result<()> {
+    told(control, &["mem", "mem0", amount.asked])?;
+    knows(running, amount)
+}
+
+/// Waits until the driver knows that `amount` is asked for. Whatever its program died of, it is told without being asked again.
+fn knows(running: &Running, amount: Amount) -> Result<()> {
+    let wanted = format!("{:#x}", amount.requested);
+    within(&format!("a driver that knows of {amount:?}"), || {
+        let console = running.console();
+        let (_, last) = console.rsplit_once("@@asked ")?;
+        (last.split_whitespace().next()? == wanted).then_some(())
+    })
+}
+
+/// Waits until the guest has what it was asked to have.
 ///
 /// Linux's driver that did not get a block free tries it again after 50 seconds, and then after twice as long each time, up
-/// to five minutes; a change of what is asked for has it try at once. So after many looks it is asked for another amount,
-/// and for this one again.
-fn holds(control: &Path, amount: &str, shown: &str) -> Result<()> {
-    let looks = Cell::new(0_usize);
-    within(&format!("{amount} plugged"), || {
+/// to five minutes; a change of what is asked for has it try at once. So after many looks one that knows is asked for another
+/// amount, and for this one again.
+fn holds(running: &Running, control: &Path, amount: Amount) -> Result<()> {
+    knows(running, amount)?;
+    let mut looks = 0_usize;
+    within(&format!("{amount:?} plugged"), || {
         let devices = told(control, &["devices"]).ok()?;
-        looks.set(looks.get() + 1);
-        if devices.contains(&format!("holds {shown} of {shown}")) {
+        if devices.contains(&format!("holds {told} of {told}", told = amount.told)) {
             return Some(());
         }
-        if looks.get().is_multiple_of(LOOKS) {
-            progress(&format!("asked again for {amount} after {} looks: {}", looks.get(), devices.trim()));
-            told(control, &["mem", "mem0", BETWEEN]).ok()?;
-            std::thread::sleep(SETTLED);
-            told(control, &["mem", "mem0", amount]).ok()?;
+        looks += 1;
+        if looks.is_multiple_of(LOOKS) {
+            progress(&format!("{amount:?} is asked for again: {}", devices.trim()));
+            asked(running, control, BETWEEN).and_then(|()| asked(running, control, amount)).ok()?;
         }
         None
     })
