@@ -29,6 +29,7 @@ pub mod silence;
 mod statistics;
 pub mod system_call;
 mod verdict;
+mod words;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

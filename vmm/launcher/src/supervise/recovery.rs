@@ -18,12 +18,11 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use protocol::Rates;
-
 use super::cause::Cause;
 use super::device_event::Tally;
 use super::second::Second;
-use crate::device::{BackEnd, Device, GiveUp, OnFailure};
+use super::words::Words;
+use crate::device::{Device, GiveUp, OnFailure};
 
 /// A process that served for so long does not count among deaths in a row.
 const SETTLED: Duration = Duration::from_secs(1);
@@ -34,21 +33,6 @@ const DELAY: Duration = Duration::from_millis(10);
 const LONGEST_DELAY: Duration = Duration::from_secs(2);
 /// The longest that somebody who listens again may have to wait for us.
 const LONGEST_ABSENCE: Duration = Duration::from_secs(1);
-/// What the user can ask of a device that an older program would skip in its set-up and serve without.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Words {
-    /// The first minor version of the protocol that has words for it.
-    pub since: u8,
-    /// What it is, in the plural.
-    pub what: &'static str,
-    /// The options to leave out.
-    pub options: &'static str,
-}
-
-const RATES: Words = Words { since: 4, what: "limits", options: "bandwidth= and operations=" };
-const PORTS: Words = Words { since: 5, what: "ports with names", options: "port.NAME=" };
-const PAIRS: Words = Words { since: 5, what: "several pairs of queues", options: "queues=" };
-const STREAMS: Words = Words { since: 5, what: "networks on a stream", options: "stream= and user=on" };
 /// From the spawn until a program is ready.
 const START: Duration = Duration::from_secs(10);
 
@@ -133,19 +117,6 @@ enum Step {
     Over,
 }
 
-/// The newest words for what the user asked of the device.
-fn words(device: &Device) -> Option<Words> {
-    let has_pairs = matches!(&device.back_end, BackEnd::Net(net) if net.pairs > 1);
-    let is_stream = matches!(&device.back_end, BackEnd::Net(net) if net.interface.is_stream());
-    let asked = [
-        (device.rates != Rates::default(), RATES),
-        (device.has_ports(), PORTS),
-        (has_pairs, PAIRS),
-        (is_stream, STREAMS),
-    ];
-    asked.into_iter().filter(|(asked, _)| *asked).map(|(_, words)| words).max_by_key(|words| words.since)
-}
-
 /// What a death means.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Decision {
@@ -189,7 +160,7 @@ impl Recovery {
             process,
             number: process.and_then(|process| u8::try_from(process).ok()),
             program: None,
-            words: words(device),
+            words: Words::of(device),
             on_terminal: device.is_on_stdio(),
             keep: None,
             second: None,

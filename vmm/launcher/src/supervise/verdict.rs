@@ -5,8 +5,8 @@ use sandbox_policies::Program;
 use sandbox_policies::refusals_are_logged;
 
 use super::cause::End;
-use super::recovery::Words;
 use super::system_call;
+use super::words::Words;
 use crate::error::{Error, code_of_failure};
 use crate::exit_code::Code;
 

@@ -349,7 +349,7 @@ fn what_an_older_program_does_not_know_of_is_named() {
         ("console,pty=on,port.log=path:l", Some(5), "ports with names need 1.5"),
     ] {
         let devices = crate::device::devices(&[word.parse().unwrap()]).unwrap();
-        let words = words(&devices[0]);
+        let words = Words::of(&devices[0]);
         assert_eq!(words.map(|words| words.since), since, "{word}");
         let said = words.and_then(|words| super::super::verdict::of_old_program("d", 3, words).text);
         assert!(said.unwrap_or_default().contains(what), "{word}");
