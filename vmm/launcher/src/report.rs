@@ -1,7 +1,12 @@
 //! What `vmm` says: one line per thing, on standard error, never with a control character in it.
+//!
+//! Until the machine runs a line is waited for. From then on none is: a reader that has stopped reading must not keep the
+//! supervisor from its devices and its signals; how the machine ended is waited for, for a moment. What could not be said
+//! is counted, and the count is said with the next line that can be.
 
 use std::io::{Write, stderr};
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use protocol::Counters;
@@ -11,6 +16,19 @@ use sandbox_policies::{Report, refusals_are_logged};
 use crate::json::Object;
 use crate::spawn::Process;
 
+/// Bytes that a pipe takes without waiting when it takes any (PIPE_BUF, pipe(7)).
+const AT_ONCE: usize = 4096;
+
+/// Milliseconds that a reader is waited for; below 0: without end.
+static PATIENCE: AtomicI32 = AtomicI32::new(-1);
+/// Lines that nobody has taken since one was said.
+static UNSAID: AtomicU64 = AtomicU64::new(0);
+
+/// From now on a line that nobody takes is waited for so many milliseconds.
+pub fn wait_at_most(milliseconds: u16) {
+    PATIENCE.store(milliseconds.into(), Ordering::Relaxed);
+}
+
 /// Says one line in our own name.
 pub fn say(text: &str) {
     line("vmm", text);
@@ -18,16 +36,39 @@ pub fn say(text: &str) {
 
 /// Says one line in the name of `who`.
 pub fn line(who: &str, text: &str) {
-    // Whoever closed standard error does not want to know.
-    let _ = stderr().write_all(format!("{who}: {}\n", printable(text)).as_bytes());
+    let unsaid = UNSAID.swap(0, Ordering::Relaxed);
+    let mut text = format!("{who}: {}\n", printable(text));
+    if unsaid > 0 {
+        text.insert_str(0, &format!("vmm: ({unsaid} lines dropped that nobody read)\n"));
+    }
+    let patience = PollTimeout::try_from(PATIENCE.load(Ordering::Relaxed)).unwrap_or(PollTimeout::NONE);
+    if !put(&mut stderr(), text.as_bytes(), patience) {
+        UNSAID.fetch_add(unsaid.saturating_add(1), Ordering::Relaxed);
+    }
 }
 
-/// Whether a line can be said now without waiting for whoever reads it. The supervisor drops the words of others
-/// rather than let a reader that stopped reading stop it.
+/// Whether a line can be said now without waiting for whoever reads it.
 pub fn can_say() -> bool {
-    let stderr = stderr();
-    let mut ends = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
-    matches!(poll(&mut ends, PollTimeout::ZERO), Ok(1..))
+    takes(&stderr(), PollTimeout::ZERO)
+}
+
+fn takes(to: &impl AsFd, patience: PollTimeout) -> bool {
+    let mut ends = [PollFd::new(to.as_fd(), PollFlags::POLLOUT)];
+    // All but that the time is over: an end that cannot be waited for says so when it is written to.
+    !matches!(poll(&mut ends, patience), Ok(0))
+}
+
+/// Writes it. False: some of it was not taken in that time.
+fn put(to: &mut (impl Write + AsFd), text: &[u8], patience: PollTimeout) -> bool {
+    // A pipe that can be written to has room for so much and no more.
+    for part in text.chunks(AT_ONCE) {
+        if !takes(to, patience) {
+            return false;
+        }
+        // Whoever closed standard error does not want to know.
+        let _ = to.write_all(part);
+    }
+    true
 }
 
 /// The text with every control character, line ends included, replaced.
@@ -110,6 +151,22 @@ mod tests {
     #[test]
     fn no_control_character_reaches_a_terminal() {
         assert_eq!(printable("a\x1b[2Jb\nc\u{9b}d"), "a\u{fffd}[2Jb\u{fffd}c\u{fffd}d");
+    }
+
+    #[test]
+    fn a_reader_that_has_stopped_reading_is_not_waited_for() {
+        let (reading, writing) = std::io::pipe().unwrap();
+        let mut writing = writing;
+        let line = [b'x'; 3 * AT_ONCE];
+        let mut taken = 0;
+        while put(&mut writing, &line, PollTimeout::ZERO) {
+            taken += 1;
+            assert!(taken < 1000, "a pipe has an end");
+        }
+        assert!(taken > 0);
+        assert!(!put(&mut writing, b"x", PollTimeout::ZERO));
+        drop(reading);
+        assert!(put(&mut writing, &line, PollTimeout::ZERO), "who has closed it does not want to know");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Invariants: the loop never blocks on a child; whatever a child says has the bounds of `protocol` or of
 //! [`log_relay`]; the first cause of the end is the one that is reported; the loop returns when every child is reaped,
-//! however the end came, and a child that does not end by itself is killed.
+//! however the end came, and a child that does not end by itself is killed; what the spawner makes meanwhile is a child too.
 //!
 //! ```text
 //! Starting ──all ready──▶ Running ──signal──▶ PowerButton
@@ -55,6 +55,10 @@ use verdict::Verdict;
 const START: Duration = Duration::from_secs(60);
 /// For the programs to end by themselves once the machine has ended: I/O in flight is finished in this time.
 const GRACE: Duration = Duration::from_secs(5);
+/// Milliseconds for whoever reads what we say to take how the machine ended.
+const LAST_WORD: u16 = 1000;
+/// For the spawner to hand over what it was making when all others had ended.
+const LAST_ANSWER: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -91,6 +95,8 @@ pub struct Supervisor {
     resized: bool,
     /// At whether devices answer.
     looks: Looks,
+    /// How long the spawner is waited for when all others have ended.
+    last_answer: Option<Instant>,
 }
 
 /// How the machine ended: the code, and a line for a person.
@@ -133,18 +139,20 @@ impl Supervisor {
             // At first it has none.
             resized: true,
             looks: Looks::default(),
+            last_answer: None,
         })
     }
 
     /// Runs until every child is gone.
     pub fn run(mut self) -> Result<Outcome, Error> {
-        while self.processes.all.iter().any(|process| process.ended.is_none()) {
+        while !self.is_over() {
             let recovered = self.devices.iter().filter(|_| self.recovers());
             let deadlines = recovered.filter_map(Recovery::deadline).chain(self.deadline);
             let leaving =
                 self.processes.all.iter().filter(|process| process.ended.is_none() && self.recovers());
             let deadlines = deadlines.chain(leaving.filter_map(|process| process.dismissed));
             let deadlines = deadlines.chain(self.looks.next().filter(|_| self.recovers()));
+            let deadlines = deadlines.chain(self.last_answer);
             let events = self.events.wait(deadlines.min())?;
             events.into_iter().for_each(|event| self.on_event(event));
             if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
@@ -155,10 +163,21 @@ impl Supervisor {
                 self.follow_terminal();
             }
         }
+        report::wait_at_most(LAST_WORD);
         self.journal.close();
         let verdict = self.verdict.take();
         let verdict = verdict.unwrap_or(Verdict { code: Code::Internal, text: None, hearsay: false });
         Ok(Outcome { code: verdict.code, text: verdict.text })
+    }
+
+    /// Whether every child is gone. One that the spawner is still making would be left in its control group, and with its
+    /// disk: it comes, and is killed.
+    fn is_over(&mut self) -> bool {
+        if self.processes.all.iter().any(|process| process.ended.is_none()) {
+            return false;
+        }
+        self.last_answer = self.last_answer.or_else(|| after(LAST_ANSWER));
+        self.asked.is_empty() || self.last_answer.is_some_and(|until| until <= Instant::now())
     }
 
     fn on_event(&mut self, event: Event) {
@@ -294,6 +313,7 @@ impl Supervisor {
                 report::lacking(&self.processes.all, &ours).iter().for_each(|line| report::say(line));
                 self.state = State::Running;
                 self.deadline = None;
+                report::wait_at_most(0);
             }
             Err(error) => self.fail(&error.into()),
         }
