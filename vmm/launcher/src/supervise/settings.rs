@@ -42,6 +42,7 @@ impl Supervisor {
         }
         process.tell(&ToDevice::Set(wanted.setting))?;
         process.setting_for = Some(asker);
+        process.silence.tell();
         Ok(())
     }
 
@@ -75,7 +76,11 @@ impl Supervisor {
 
     /// A device's program has answered.
     pub(super) fn on_set(&mut self, index: usize, outcome: &SetOutcome) {
-        let asked = self.processes.all.get_mut(index).and_then(|process| process.setting_for.take());
+        let process = self.processes.all.get_mut(index);
+        let asked = process.and_then(|process| {
+            process.silence.told();
+            process.setting_for.take()
+        });
         let client = match asked {
             Some(Asker::Client(client)) => client,
             Some(Asker::Terminal) => return,

@@ -5,6 +5,8 @@
 //! Whether requests make progress the core sees, and sooner; but it sees nothing of a device that has none, and that would
 //! be found out only by whoever needs it next.
 //!
+//! A setting that somebody waits for is to be answered in the same time, whatever else is.
+//!
 //! Time is counted in looks of ours. A look that comes late counts as one: the host was busy, or the machine was frozen as a
 //! whole, and the program had no more time than we.
 //!
@@ -57,6 +59,8 @@ impl Looks {
 pub struct Silence {
     /// How many looks have found the question unanswered, if there is one.
     unanswered: Option<u8>,
+    /// The same of a setting.
+    unset: Option<u8>,
 }
 
 /// What a look shows.
@@ -72,12 +76,29 @@ enum Look {
 
 impl Silence {
     fn look(&mut self) -> Look {
-        let Some(unanswered) = &mut self.unanswered else {
-            self.unanswered = Some(0);
-            return Look::Ask;
-        };
-        *unanswered = unanswered.saturating_add(1);
-        if *unanswered == MOST { Look::Silent } else { Look::Wait }
+        let mut silent = false;
+        for looks in [&mut self.unanswered, &mut self.unset].into_iter().flatten() {
+            *looks = looks.saturating_add(1);
+            silent |= *looks == MOST;
+        }
+        match self.unanswered {
+            _ if silent => Look::Silent,
+            Some(_) => Look::Wait,
+            None => {
+                self.unanswered = Some(0);
+                Look::Ask
+            }
+        }
+    }
+
+    /// It was told of a setting: that is to be answered, too.
+    pub fn tell(&mut self) {
+        self.unset = Some(0);
+    }
+
+    /// It has answered that.
+    pub fn told(&mut self) {
+        self.unset = None;
     }
 
     /// Whether it owes an answer.
@@ -170,6 +191,23 @@ mod tests {
         assert_eq!(silence.look(), Look::Silent);
         for _ in 0..1000 {
             assert_eq!(silence.look(), Look::Wait);
+        }
+    }
+
+    #[test]
+    fn one_that_answers_everything_but_a_setting_is_found_silent_once() {
+        let mut silence = Silence::default();
+        silence.tell();
+        silence.told();
+        silence.tell();
+        for _ in 1..MOST {
+            assert_eq!(silence.look(), Look::Ask);
+            assert!(silence.end());
+        }
+        assert_eq!(silence.look(), Look::Silent);
+        for _ in 0..1000 {
+            assert_eq!(silence.look(), Look::Ask);
+            assert!(silence.end());
         }
     }
 
