@@ -112,9 +112,32 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether a process could not be had because there are too many, or too little memory, at the moment: that is no layer
+    /// which the host lacks.
+    pub fn is_exhaustion(&self) -> bool {
+        match self {
+            Self::Spawn { errno, .. } | Self::Child { errno, .. } => is_exhaustion(*errno),
+            _ => false,
+        }
+    }
+}
+
+/// Whether this is the answer to one process, descriptor or page too many, and may be another at another time.
+pub(crate) fn is_exhaustion(errno: Errno) -> bool {
+    matches!(errno, Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE)
+}
+
 /// What a person can do about a failed step; empty when the error says it all.
 fn advice(step: &str, errno: &Errno) -> &'static str {
     match (step, errno) {
+        (_, Errno::EAGAIN) => {
+            "; there are too many processes: raise their limit (ulimit -u, TasksMax= of systemd, pids.max of the control group)"
+        }
+        (_, Errno::EMFILE | Errno::ENFILE) => {
+            "; too many files are open: raise the limit (ulimit -n, sysctl fs.file-max)"
+        }
+        (_, Errno::ENOMEM) => "; the host has no memory for it now",
         ("namespaces", Errno::EPERM | Errno::ENOSYS | Errno::EINVAL)
         | ("host name" | "empty root", Errno::EPERM | Errno::EACCES) => {
             "; allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1, or the \

@@ -11,6 +11,7 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::Requirement;
+use crate::error::is_exhaustion;
 use crate::system_calls::{Clone, clone3, exit_now};
 
 /// The host name that a spawned program sees.
@@ -95,6 +96,8 @@ impl Namespaces {
         match (Self::all().clone(kinship, group), requirement) {
             (Ok(side), _) => Ok((side, Self::all())),
             (Err(errno), Requirement::Required) => Err(errno),
+            // Not for now is not for ever, and no reason to be confined less.
+            (Err(errno), Requirement::Available) if is_exhaustion(errno) => Err(errno),
             (Err(_), Requirement::Available) => {
                 let possible = Self::possible();
                 possible.clone(kinship, group).map(|side| (side, possible))

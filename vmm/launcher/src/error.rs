@@ -107,6 +107,8 @@ impl Error {
             // The program itself is at fault, not a layer: not executable, not static.
             Error::Confinement(sandbox_policies::Error::Child { step: "exec", .. }) => Code::Resource,
             Error::Confinement(sandbox_policies::Error::Process { .. }) => Code::Internal,
+            // The host has enough of its kind, just not now: no layer is missing.
+            Error::Confinement(error) if error.is_exhaustion() => Code::Resource,
             // Killed by somebody: no layer is missing.
             Error::Confinement(sandbox_policies::Error::DiedBeforeExec { name }) => {
                 if name == Program::Core.name() { Code::Core } else { Code::Device }
