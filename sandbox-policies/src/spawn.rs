@@ -75,35 +75,41 @@ pub enum Ended {
 
 /// Spawns the program of `plan` as a child of the caller's; when this returns `Ok` the exec has happened.
 pub fn spawn(plan: &Plan<'_>) -> Result<Child, Error> {
-    spawn_as(plan, Kinship::Child)
+    // It was killed: that takes no longer than it takes the kernel.
+    spawn_as(plan, Kinship::Child, &mut |mut failed| drop(failed.wait()))
 }
 
-fn spawn_as(plan: &Plan<'_>, kinship: Kinship) -> Result<Child, Error> {
-    match (spawn_into(plan, kinship, None), plan.requirement) {
+/// `failed` is handed each child that came to nothing, killed: it is to be waited for by whose child it is.
+fn spawn_as(plan: &Plan<'_>, kinship: Kinship, failed: &mut dyn FnMut(Child)) -> Result<Child, Error> {
+    match (spawn_into(plan, kinship, None, failed), plan.requirement) {
         // Some hosts let an ordinary user make namespaces and then grant no right in them (Ubuntu's AppArmor
         // does): that is to have none.
         (Err(Error::Child { step, errno: Errno::EPERM | Errno::EACCES, .. }), Requirement::Available)
             if plan.directory.is_none() && Step::RIGHTS_IN_NAMESPACES.iter().any(|it| it.name() == step) =>
         {
-            spawn_into(plan, kinship, Some(Namespaces::none()))
+            spawn_into(plan, kinship, Some(Namespaces::none()), failed)
         }
         (outcome, _) => outcome,
     }
 }
 
 /// Spawns into these namespaces; `None`: into the best that the plan's requirement allows.
-fn spawn_into(plan: &Plan<'_>, kinship: Kinship, namespaces: Option<Namespaces>) -> Result<Child, Error> {
-    let failed = |step| move |errno| Error::Spawn { name: plan.name.to_owned(), step, errno };
+fn spawn_into(
+    plan: &Plan<'_>,
+    kinship: Kinship,
+    namespaces: Option<Namespaces>,
+    failed: &mut dyn FnMut(Child),
+) -> Result<Child, Error> {
+    let wrong = |step| move |errno| Error::Spawn { name: plan.name.to_owned(), step, errno };
     let arguments = argument_strings(plan.name, plan.arguments)?;
     let arguments: Vec<_> = arguments.iter().map(CString::as_c_str).collect();
     let vector = ArgumentVector::new(&arguments);
-    let (reports, reporter) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(failed("pipe"))?;
-    let (go_on, let_go) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(failed("pipe"))?;
-
+    let (reports, reporter) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(wrong("pipe"))?;
+    let (go_on, let_go) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(wrong("pipe"))?;
     // In the new user namespace nobody can tell any more.
     let privileged = identity::may_clear_groups();
     let (tree, unmapped) = match plan.directory {
-        Some(directory) => directory::detach(directory, plan.identity).map_err(failed("shared directory"))?,
+        Some(directory) => directory::detach(directory, plan.identity).map_err(wrong("shared directory"))?,
         None => (Tree::None, None),
     };
     let (side, namespaces) = match (namespaces, plan.directory) {
@@ -116,7 +122,7 @@ fn spawn_into(plan: &Plan<'_>, kinship: Kinship, namespaces: Option<Namespaces>)
             at_first.clone(kinship, plan.group).map(|side| (side, all))
         }
     }
-    .map_err(failed("namespaces"))?;
+    .map_err(wrong("namespaces"))?;
     let (pid, pidfd) = match side {
         Clone::Child => {
             // Ours to close: the parent's death must show as the end of this pipe.
@@ -138,13 +144,13 @@ fn spawn_into(plan: &Plan<'_>, kinship: Kinship, namespaces: Option<Namespaces>)
             plan.name
         )
     }));
-    match child.start(plan, namespaces, let_go, reports) {
-        Ok(()) => Ok(child),
-        Err(error) => {
-            child.end();
-            Err(error)
-        }
+    if let Err(error) = child.start(plan, namespaces, let_go, reports) {
+        // Nothing may stay behind, and the failure is what the caller hears of.
+        child.kill().ok();
+        failed(child);
+        return Err(error);
     }
+    Ok(child)
 }
 
 /// The argument vector of a program: its name first.
@@ -258,12 +264,6 @@ impl Child {
             }
         }
         if executing { Ok(()) } else { Err(Error::DiedBeforeExec { name: self.name.clone() }) }
-    }
-
-    /// After a failure: nothing may stay behind, and the failure is what the caller hears of.
-    fn end(&mut self) {
-        self.kill().ok();
-        self.wait().ok();
     }
 }
 

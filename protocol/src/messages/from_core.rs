@@ -209,7 +209,7 @@ pub(super) fn one_line(text: &str) -> String {
     line
 }
 
-fn text(text: &str) -> Result<(), Error> {
+pub(super) fn text(text: &str) -> Result<(), Error> {
     short("length of a text", text, limits::MAX_TEXT, "at most 1024")
 }
 
@@ -300,5 +300,17 @@ impl Message for FromCore {
         };
         message.check()?;
         Ok(message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_one_line_within_the_limit() {
+        let failure = Failure::new(FailureKind::Internal, &format!("a\nb\x1b[31m{}", "ä".repeat(1000)));
+        assert!(failure.text.len() <= limits::MAX_TEXT && !failure.text.chars().any(char::is_control));
+        FromCore::Failed(failure).encode().unwrap();
     }
 }

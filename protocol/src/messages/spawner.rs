@@ -2,8 +2,8 @@
 //! and the paths of the back ends that somebody else runs; all that it can be asked is to spawn the one and to connect
 //! to the other again, by number.
 
-use super::from_core::Failure;
-use crate::{Error, Fields, Message, Phase, fields};
+use super::from_core::{Failure, one_line, text};
+use crate::{Error, Fields, Message, Phase, fields, limits};
 use bincode::{Decode, Encode};
 
 const RESPAWN: u16 = 0x0501;
@@ -17,6 +17,17 @@ const NOT_CONNECTED: u16 = 0x0604;
 const RESPAWN_BLAMED: u16 = 1;
 /// Optional field of [`Respawn`]: that a program comes along.
 const RESPAWN_PROGRAM: u16 = 2;
+
+/// Optional field of [`Spawned`]: what could not be had.
+const SPAWNED_LACKING: u16 = 1;
+/// Optional field of [`Spawned`]: processes that came to nothing.
+const SPAWNED_LEFT: u16 = 2;
+/// Optional field of [`SpawnFailed`]: the same.
+const FAILED_LEFT: u16 = 1;
+/// So many attempts there are to spawn one program.
+const MOST_LEFT: u8 = 2;
+/// Descriptors of one that was spawned.
+const SPAWNED_FDS: usize = 4;
 
 /// What the launcher tells its spawner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,9 +61,9 @@ pub struct Respawn {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FromSpawner {
     /// It runs, a child of the launcher's. Descriptors: its pidfd, the launcher's end of its control channel, the
-    /// reading end of its log, the core's end of its vhost-user connection.
+    /// reading end of its log, the core's end of its vhost-user connection; then the pidfds of those that came to nothing.
     Spawned(Spawned),
-    /// It does not.
+    /// It does not. Descriptors: the pidfds of those that came to nothing.
     Failed(SpawnFailed),
     /// The back end listens. Descriptor: the core's end of its vhost-user connection. Since minor version 2.
     Connected(Connect),
@@ -70,21 +81,53 @@ pub struct NotConnected {
 }
 
 /// A program that was spawned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spawned {
     /// As asked.
     pub device: u8,
     /// Its pid, as the launcher sees it.
     pub pid: i32,
+    /// What could not be had for it, a line each. Optional field.
+    pub lacking: Vec<String>,
+    /// As many as came to nothing before it, for the launcher to wait for. Optional field.
+    pub left: u8,
 }
 
 /// A program that was not.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpawnFailed {
     /// As asked.
     pub device: u8,
     /// Why.
     pub failure: Failure,
+    /// So many processes of it came to nothing, for the launcher to wait for. Optional field.
+    pub left: u8,
+}
+
+impl Spawned {
+    /// What does not fit of `lacking` is cut.
+    #[must_use]
+    pub fn new(device: u8, pid: i32, lacking: &[String], left: u8) -> Self {
+        let lacking = lacking.iter().take(limits::MAX_ENTRIES).map(|line| one_line(line)).collect();
+        Self { device, pid, lacking, left }
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        few(self.left)?;
+        super::entries(self.lacking.len())?;
+        self.lacking.iter().try_for_each(|line| text(line))
+    }
+}
+
+impl SpawnFailed {
+    fn check(&self) -> Result<(), Error> {
+        few(self.left)?;
+        self.failure.check()
+    }
+}
+
+fn few(left: u8) -> Result<(), Error> {
+    super::within("processes that came to nothing", left.into(), 0, MOST_LEFT.into(), "at most 2")
 }
 
 impl NotConnected {
@@ -172,9 +215,10 @@ impl Message for FromSpawner {
 
     fn fds(&self) -> usize {
         match self {
-            Self::Spawned(_) => 4,
+            Self::Spawned(spawned) => SPAWNED_FDS.saturating_add(spawned.left.into()),
             Self::Connected(_) => 1,
-            Self::Failed(_) | Self::NotConnected(_) => 0,
+            Self::Failed(failed) => failed.left.into(),
+            Self::NotConnected(_) => 0,
         }
     }
 
@@ -184,10 +228,20 @@ impl Message for FromSpawner {
 
     fn encode(&self) -> Result<Vec<u8>, Error> {
         match self {
-            Self::Spawned(spawned) => fields::encode(self.name(), spawned, &Fields::default()),
+            Self::Spawned(spawned) => {
+                spawned.check()?;
+                let fields = Fields::default();
+                let some = !spawned.lacking.is_empty();
+                let fields = if some { fields.with(SPAWNED_LACKING, &spawned.lacking)? } else { fields };
+                let fields =
+                    if spawned.left > 0 { fields.with(SPAWNED_LEFT, &spawned.left)? } else { fields };
+                fields::encode(self.name(), &(spawned.device, spawned.pid), &fields)
+            }
             Self::Failed(failed) => {
-                failed.failure.check()?;
-                fields::encode(self.name(), failed, &Fields::default())
+                failed.check()?;
+                let fields = Fields::default();
+                let fields = if failed.left > 0 { fields.with(FAILED_LEFT, &failed.left)? } else { fields };
+                fields::encode(self.name(), &(failed.device, &failed.failure), &fields)
             }
             Self::Connected(device) => {
                 super::slot(device.slot)?;
@@ -202,10 +256,18 @@ impl Message for FromSpawner {
 
     fn decode(kind: u16, body: &[u8]) -> Result<Self, Error> {
         match kind {
-            SPAWNED => Ok(Self::Spawned(fields::decode_body("Spawned", body)?.0)),
+            SPAWNED => {
+                let ((device, pid), fields) = fields::decode_body("Spawned", body)?;
+                let (lacking, left) =
+                    (fields.value(SPAWNED_LACKING, Vec::new())?, fields.value(SPAWNED_LEFT, 0)?);
+                let spawned = Spawned { device, pid, lacking, left };
+                spawned.check()?;
+                Ok(Self::Spawned(spawned))
+            }
             FAILED => {
-                let (failed, _) = fields::decode_body::<SpawnFailed>("SpawnFailed", body)?;
-                failed.failure.check()?;
+                let ((device, failure), fields) = fields::decode_body("SpawnFailed", body)?;
+                let failed = SpawnFailed { device, failure, left: fields.value(FAILED_LEFT, 0)? };
+                failed.check()?;
                 Ok(Self::Failed(failed))
             }
             CONNECTED => {

@@ -60,7 +60,8 @@ pub fn spawn(foreign: &Foreign<'_>) -> Result<Child, Error> {
     match child.let_go(let_go, reports) {
         Ok(()) => Ok(child),
         Err(error) => {
-            child.end();
+            child.kill().ok();
+            child.wait().ok();
             Err(error)
         }
     }

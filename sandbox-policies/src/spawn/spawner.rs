@@ -52,14 +52,21 @@ pub(crate) fn is_alone() -> bool {
     std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1)
 }
 
-/// Spawns the program of `plan` as a child of the caller's parent; when this returns `Ok` the exec has happened.
-pub fn spawn_sibling(plan: &Plan<'_>) -> Result<Child, Error> {
-    spawn_as(plan, Kinship::Sibling)
+/// Spawns the program of `plan` as a child of the caller's parent; when this returns `Ok` the exec has happened. `failed`
+/// is handed each child that came to nothing, killed: it stays a zombie until that parent waits for it.
+pub fn spawn_sibling(plan: &Plan<'_>, failed: &mut dyn FnMut(Child)) -> Result<Child, Error> {
+    spawn_as(plan, Kinship::Sibling, failed)
 }
 
 impl Child {
     /// A child that somebody else made for the caller.
     pub fn adopt(name: &str, pid: i32, pidfd: OwnedFd) -> Self {
         Self { name: name.to_owned(), pid, pidfd, lacking: Vec::new(), ended: None }
+    }
+
+    /// The same, with what could not be had for it, one line each.
+    #[must_use]
+    pub fn without(self, lacking: Vec<String>) -> Self {
+        Self { lacking, ..self }
     }
 }

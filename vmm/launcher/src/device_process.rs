@@ -10,7 +10,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use protocol::{Channel, DeviceOptions, DeviceSetup, Message, Rates, ToDevice, take_no_descriptors};
 
 use crate::error::Error;
-use crate::spawn::{Spawn, Spawned, Spawning};
+use crate::spawn::{Parent, Spawned, Spawning};
 
 /// What it takes to have a device served.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ impl DeviceProcess<'_> {
     /// `program`: what to execute instead of the device's own.
     pub fn spawn(
         &self,
-        spawn: Spawn,
+        parent: &mut impl Parent,
         blamed: bool,
         program: Option<BorrowedFd<'_>>,
     ) -> Result<(Spawned, OwnedFd), Error> {
@@ -43,7 +43,7 @@ impl DeviceProcess<'_> {
                 .map_err(Error::system("make a vhost-user socket pair"))?;
         // The core asks a back end for nothing that has any.
         take_no_descriptors(&front_end);
-        let mut spawned = self.spawning.spawn(spawn, program)?;
+        let spawned = self.spawning.spawn(parent, program)?;
         let (own, options, rates) = (name.to_owned(), self.options.clone(), self.rates);
         let more = options.more();
         let setup = DeviceSetup { name: own, options, blamed, keep: true, rates };
@@ -55,7 +55,7 @@ impl DeviceProcess<'_> {
         }
         if let Err(error) = told {
             let _ = spawned.0.kill();
-            let _ = spawned.0.wait();
+            parent.bury(spawned.0);
             return Err(error);
         }
         Ok((spawned, front_end))

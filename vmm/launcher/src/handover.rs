@@ -10,7 +10,7 @@ use std::path::Path;
 
 use protocol::{AttachDevice, CoreSetup, ToCore, limits};
 use sandbox_policies::cgroup::Group;
-use sandbox_policies::spawn::Identity;
+use sandbox_policies::spawn::{Child, Identity};
 use sandbox_policies::{Program, Requirement};
 
 use crate::cgroup::{self, ControlGroups, Share};
@@ -22,7 +22,7 @@ use crate::inputs::{Inputs, Resource};
 use crate::machine::Machine;
 use crate::memory::Region;
 use crate::programs;
-use crate::spawn::{Process, Spawning};
+use crate::spawn::{Ourselves, Process, Spawning};
 use crate::spawner::{Makings, Spawner};
 use crate::user_network::{self, Planned, UserNetwork};
 
@@ -31,12 +31,15 @@ use crate::user_network::{self, Planned, UserNetwork};
 pub struct Processes {
     /// At first devices in order, numbered as the spawner numbers them, then the core; later ones where there is place.
     pub all: Vec<Process>,
+    /// Such as came to nothing when they were to be spawned again, killed, until they are reaped.
+    pub left: Vec<Child>,
     /// Where their control groups are.
     pub groups: ControlGroups,
-    /// The groups, of all that serve a device one after the other the same. They are removed with this.
-    _made: Vec<Group>,
     /// Spawns devices again and connects to back ends again, if one is to be.
     pub spawner: Option<Spawner>,
+    /// The groups, of all that serve a device one after the other the same. They are removed with this, when nobody makes
+    /// another process in them.
+    _made: Vec<Group>,
     /// What of the networks are programs that the launcher has started. They end when nobody has their streams any more,
     /// and so are dropped after the spawner.
     pub user_networks: Vec<UserNetwork>,
@@ -53,6 +56,16 @@ impl Drop for Processes {
 }
 
 impl Processes {
+    fn none(groups: ControlGroups, spawner: Option<Spawner>) -> Self {
+        let (all, left, made, user_networks) = Default::default();
+        Self { all, left, groups, spawner, _made: made, user_networks }
+    }
+
+    /// Reaps those that came to nothing and have ended.
+    pub fn bury(&mut self) {
+        self.left.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+    }
+
     /// Takes in a process in the place of a device's that has ended and that nobody `keeps`, or a new one. Answers its
     /// number.
     pub fn place(&mut self, process: Process, keeps: impl Fn(usize) -> bool) -> usize {
@@ -108,8 +121,7 @@ pub fn hand_over(
     let needed = restarts || !listening.is_empty();
     let spawner = if needed { Some(Spawner::fork(&makings, null)?) } else { None };
     listening.iter().for_each(|socket| socket.leave_to_spawner());
-    let mut processes =
-        Processes { all: Vec::new(), groups, _made: Vec::new(), spawner, user_networks: Vec::new() };
+    let mut processes = Processes::none(groups, spawner);
     for network in user_networks {
         let group = processes.groups.foreign(&format!("{}.{}", network.device, user_network::NAME))?;
         processes.user_networks.push(network.start(group)?);
@@ -117,7 +129,7 @@ pub fn hand_over(
     let mut connections = Vec::new();
     for device in &devices {
         let name = device.spawning.name;
-        let (spawned, front_end) = device.spawn(sandbox_policies::spawn::spawn, false, None)?;
+        let (spawned, front_end) = device.spawn(&mut Ourselves, false, None)?;
         processes.all.push(Process::new(name, device.spawning.executable.program, spawned));
         connections.push(front_end);
     }
@@ -125,7 +137,7 @@ pub fn hand_over(
     let group = core_group.as_ref().map(AsFd::as_fd);
     let core =
         Spawning { executable: &inputs.core, name, identity, requirement, null, directory: None, group };
-    let core = core.spawn(sandbox_policies::spawn::spawn, None)?;
+    let core = core.spawn(&mut Ourselves, None)?;
     // Among the processes before it is told anything, so that an error from here on ends it too.
     processes.all.push(Process::new(name, inputs.core.program, core));
     drop(devices);

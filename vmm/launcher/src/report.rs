@@ -86,18 +86,15 @@ pub fn confinement(processes: &[Process]) -> String {
 /// Each layer that is missing, one line each.
 pub fn lacking(processes: &[Process], ours: &Report) -> Vec<String> {
     let mut lines: Vec<String> = ours.lacking.iter().map(|layer| format!("lacking: vmm: {layer}")).collect();
-    for process in processes {
-        let said = process.ready.iter().flat_map(|ready| &ready.lacking);
-        lines.extend(
-            process
-                .child
-                .lacking()
-                .iter()
-                .chain(said)
-                .map(|layer| format!("lacking: {}: {layer}", process.name)),
-        );
-    }
+    lines.extend(processes.iter().flat_map(lacking_of));
     lines
+}
+
+/// The same for one process.
+pub fn lacking_of(process: &Process) -> Vec<String> {
+    let said = process.ready.iter().flat_map(|ready| &ready.lacking);
+    let lacking = process.child.lacking().iter().chain(said);
+    lacking.map(|layer| format!("lacking: {}: {layer}", process.name)).collect()
 }
 
 fn row(process: &Process) -> String {

@@ -75,15 +75,35 @@ pub struct Spawning<'a> {
     pub group: Option<BorrowedFd<'a>>,
 }
 
-/// How to spawn: as a child of ours, or of our parent's.
-pub type Spawn = fn(&Plan<'_>) -> Result<Child, sandbox_policies::Error>;
+/// Whose children programs become.
+pub trait Parent {
+    /// Spawns one.
+    fn spawn(&mut self, plan: &Plan<'_>) -> Result<Child, sandbox_policies::Error>;
+
+    /// Sees to it that one that was killed does not stay a zombie.
+    fn bury(&mut self, child: Child);
+}
+
+/// Of the calling process.
+#[derive(Debug, Clone, Copy)]
+pub struct Ourselves;
+
+impl Parent for Ourselves {
+    fn spawn(&mut self, plan: &Plan<'_>) -> Result<Child, sandbox_policies::Error> {
+        sandbox_policies::spawn::spawn(plan)
+    }
+
+    fn bury(&mut self, mut child: Child) {
+        let _ = child.wait();
+    }
+}
 
 /// What comes of spawning a program: the process, our end of its control channel, the reading end of its log.
 pub type Spawned = (Child, Channel, OwnedFd);
 
 impl Spawning<'_> {
     /// Spawns the program, or another under its name and in its confinement.
-    pub fn spawn(&self, spawn: Spawn, program: Option<BorrowedFd<'_>>) -> Result<Spawned, Error> {
+    pub fn spawn(&self, parent: &mut impl Parent, program: Option<BorrowedFd<'_>>) -> Result<Spawned, Error> {
         let hand_over = |error| Error::HandOver { name: self.name.to_owned(), error };
         let (control, theirs) = Channel::pair().map_err(hand_over)?;
         // No message of theirs has any.
@@ -96,7 +116,7 @@ impl Spawning<'_> {
         let logged = format!("{SANDBOX_LOG}{}", self.name);
         let arguments = [HAND_OVER, &sandbox, &logged];
         let arguments = if refusals_are_logged() { &arguments[..] } else { &arguments[..2] };
-        let child = spawn(&Plan {
+        let child = parent.spawn(&Plan {
             program: program.unwrap_or(self.executable.fd.as_fd()),
             name: self.executable.program.name(),
             arguments,

@@ -19,14 +19,14 @@ use protocol::{
     Channel, Connect, Failure, FailureKind, FromSpawner, NotConnected, Phase, Respawn, SpawnFailed, Spawned,
     ToSpawner,
 };
-use sandbox_policies::spawn::{Child, spawner};
+use sandbox_policies::spawn::{Child, Plan, spawner};
 use sandbox_policies::{KeptCapabilities, Requirement};
 
 use crate::device_process::DeviceProcess;
 use crate::error::Error;
 use crate::listening::Listening;
 use crate::open;
-use crate::spawn::Spawning;
+use crate::spawn::{Parent, Spawning};
 
 const NAME: &str = "the spawner";
 /// Milliseconds that it has to end by itself.
@@ -155,9 +155,34 @@ fn respond(
 ) -> Option<()> {
     let device = respawn.device;
     let process = makings.devices.get(usize::from(device))?;
-    let Err(error) = spawn(channel, respawn, program, process) else { return Some(()) };
+    let mut launcher = Launcher { left: Vec::new() };
+    let Err(error) = spawn(channel, respawn, program, process, &mut launcher) else { return Some(()) };
     let failure = Failure::new(FailureKind::Internal, &error.to_string());
-    channel.send(&FromSpawner::Failed(SpawnFailed { device, failure }), &[]).ok()
+    let left: Vec<BorrowedFd<'_>> = launcher.left.iter().map(AsFd::as_fd).collect();
+    let failed = SpawnFailed { device, failure, left: launcher.count() };
+    channel.send(&FromSpawner::Failed(failed), &left).ok()
+}
+
+/// Whose children the spawner's are: it alone can wait for them.
+struct Launcher {
+    /// Such as came to nothing.
+    left: Vec<Child>,
+}
+
+impl Launcher {
+    fn count(&self) -> u8 {
+        u8::try_from(self.left.len()).unwrap_or(u8::MAX)
+    }
+}
+
+impl Parent for Launcher {
+    fn spawn(&mut self, plan: &Plan<'_>) -> Result<Child, sandbox_policies::Error> {
+        spawner::spawn_sibling(plan, &mut |failed| self.left.push(failed))
+    }
+
+    fn bury(&mut self, child: Child) {
+        self.left.push(child);
+    }
 }
 
 /// Connects to a path that was given on the command line: the request has its number and nothing else. What connects is
@@ -178,14 +203,16 @@ fn spawn(
     respawn: Respawn,
     program: Option<&OwnedFd>,
     process: &DeviceProcess<'_>,
+    launcher: &mut Launcher,
 ) -> Result<(), Error> {
     let Respawn { device, blamed, program: _ } = respawn;
     let program = program.map(AsFd::as_fd);
-    let ((child, control, log), front_end) = process.spawn(spawner::spawn_sibling, blamed, program)?;
+    let ((child, control, log), front_end) = process.spawn(launcher, blamed, program)?;
     let wrong = |error| Error::HandOver { name: process.spawning.name.to_owned(), error };
     // The launcher waits for nobody, and by then has no means to say so.
     control.set_nonblocking(true).map_err(wrong)?;
-    let answer = FromSpawner::Spawned(Spawned { device, pid: child.pid() });
-    let fds = [child.as_fd(), control.as_fd(), log.as_fd(), front_end.as_fd()];
-    channel.send(&answer, &fds).map_err(wrong)
+    let answer = Spawned::new(device, child.pid(), child.lacking(), launcher.count());
+    let mut fds = vec![child.as_fd(), control.as_fd(), log.as_fd(), front_end.as_fd()];
+    fds.extend(launcher.left.iter().map(AsFd::as_fd));
+    channel.send(&FromSpawner::Spawned(answer), &fds).map_err(wrong)
 }

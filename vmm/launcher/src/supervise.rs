@@ -80,8 +80,10 @@ pub struct Supervisor {
     clients: Clients,
     signals: Signals,
     events: Events,
-    /// Of the spawner: a process for this device, the one that is to serve it or a second one.
-    asked: VecDeque<(usize, bool)>,
+    /// Of the spawner: a process for this device, the one that is to serve it or the second one of this request.
+    asked: VecDeque<(usize, Option<u64>)>,
+    /// Second processes asked for so far.
+    requests: u64,
     requirement: Requirement,
     /// That holds for ourselves, once we are confined.
     landlock_abi: u8,
@@ -129,6 +131,7 @@ impl Supervisor {
             signals,
             events,
             asked: VecDeque::new(),
+            requests: 0,
             requirement,
             landlock_abi: 0,
             shutdown_timeout,
@@ -159,6 +162,7 @@ impl Supervisor {
                 self.on_deadline();
             }
             self.carry_on();
+            self.processes.bury();
             if self.recovers() {
                 self.follow_terminal();
             }
@@ -311,6 +315,10 @@ impl Supervisor {
                 self.landlock_abi = abi;
                 report::say(&format!("{confined}, vmm (seccomp, landlock ABI {abi}), {groups}"));
                 report::lacking(&self.processes.all, &ours).iter().for_each(|line| report::say(line));
+                for device in &mut self.devices {
+                    let process = device.process.and_then(|index| self.processes.all.get(index));
+                    device.lacking = process.map(report::lacking_of).unwrap_or_default();
+                }
                 self.state = State::Running;
                 self.deadline = None;
                 report::wait_at_most(0);

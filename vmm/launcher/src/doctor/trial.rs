@@ -20,7 +20,7 @@ use crate::exit_code::Code;
 use crate::memory::{self, Region};
 use crate::programs::Executable;
 use crate::report;
-use crate::spawn::{Spawned, Spawning};
+use crate::spawn::{Ourselves, Spawned, Spawning};
 
 /// Milliseconds that a program has for its answer.
 const PATIENCE: u16 = 60_000;
@@ -76,7 +76,7 @@ pub fn core(
     let name = subject.executable.program.name();
     let kernel =
         memory::memfd("no-kernel", MFdFlags::empty()).map_err(Error::system("make an empty file"))?;
-    let spawned = match subject.spawning(requirement).spawn(sandbox_policies::spawn::spawn, None) {
+    let spawned = match subject.spawning(requirement).spawn(&mut Ourselves, None) {
         Ok(spawned) => spawned,
         Err(error) => return Ok(Trial { not_spawned: Some(error), ..Trial::default() }),
     };
@@ -114,7 +114,7 @@ pub fn device(subject: &Subject<'_>) -> Result<Trial, Error> {
         resource: subject.null.as_fd(),
         more: Vec::new(),
     };
-    match process.spawn(sandbox_policies::spawn::spawn, false, None) {
+    match process.spawn(&mut Ourselves, false, None) {
         Ok((spawned, _front_end)) => watch::<FromDevice>(spawned, |message| match message {
             FromDevice::Failed(failure) => Some((failure.kind, failure.text)),
             _ => None,

@@ -6,8 +6,8 @@ use nix::errno::Errno;
 use protocol::{FromCore, FromDevice, Message, Phase, Ready, ToCore, ToDevice, Violation};
 use sandbox_policies::Program;
 
-use super::Supervisor;
 use super::verdict::{self, Verdict};
+use super::{State, Supervisor};
 use crate::report;
 
 /// Frames that are read at one event: others have their turn.
@@ -106,8 +106,19 @@ impl Supervisor {
         if let Some(process) = self.processes.all.get_mut(index) {
             process.ready = Some(ready);
         }
+        self.tell_what_is_lacking(index);
         self.on_successor_ready(index);
         self.on_ready();
+    }
+
+    /// What a later process of a device lacks that the one before it had: a host may have it no more. At the start it is said
+    /// of all.
+    fn tell_what_is_lacking(&mut self, index: usize) {
+        let lacking = self.processes.all.get(index).map(report::lacking_of).unwrap_or_default();
+        let device = self.devices.iter_mut().find(|device| device.has(index));
+        let Some(device) = device.filter(|_| self.state != State::Starting) else { return };
+        lacking.iter().filter(|line| !device.lacking.contains(line)).for_each(|line| report::say(line));
+        device.lacking = lacking;
     }
 
     /// That a device's program does not know of something that was asked of it, as it would have skipped it in its set-up.

@@ -18,6 +18,9 @@ use super::{State, Supervisor};
 use crate::report;
 use crate::spawn::Process;
 
+/// The descriptors of a process that the spawner has spawned.
+const SPAWNED_FDS: usize = 4;
+
 impl Supervisor {
     /// Whether devices are recovered: neither before the machine runs nor once its end has begun.
     pub(super) fn recovers(&self) -> bool {
@@ -165,7 +168,7 @@ impl Supervisor {
     pub(super) fn on_reconnected(&mut self, core: usize, slot: u8) {
         // Slots count from 1. A number beyond all is that of no device.
         let device = usize::from(slot).wrapping_sub(1);
-        if self.on_replaced(device) {
+        if self.on_replaced(device) || self.is_late_choice(device) {
             return;
         }
         let taken_up = self.devices.get_mut(device).map(|device| device.on_reconnected(Instant::now()));
@@ -226,7 +229,7 @@ impl Supervisor {
         let Some(device) = self.devices.iter().position(|device| device.is_number(number)) else { return };
         // Ours goes back when it is asked for.
         let program = self.devices.get_mut(device).and_then(|device| device.program.take());
-        self.asked.push_back((device, false));
+        self.asked.push_back((device, None));
         let respawn = Respawn { device: number, blamed, program: program.is_some() };
         self.ask_for(ToSpawner::Respawn(respawn), program.as_ref().map(AsFd::as_fd));
         if let Some(device) = self.devices.get_mut(device) {
@@ -246,15 +249,10 @@ impl Supervisor {
         let Some(spawner) = self.processes.spawner.as_ref() else { return };
         match spawner.answer() {
             Ok(Some((FromSpawner::Spawned(spawned), fds))) => self.on_spawned(spawned, fds),
-            Ok(Some((FromSpawner::Failed(SpawnFailed { failure, .. }), _))) => match self.asked.pop_front() {
-                Some((device, true)) => {
-                    self.fail_second(device, &format!("the new program cannot be started: {}", failure.text));
-                }
-                Some((device, false)) if self.recovers() && self.expects(device) => {
-                    self.decide(device, Cause::NotSpawned, failure.text);
-                }
-                _ => {}
-            },
+            Ok(Some((FromSpawner::Failed(SpawnFailed { failure, .. }), left))) => {
+                self.take_over_the_dead(left);
+                self.on_not_spawned(&failure.text);
+            }
             Ok(Some((FromSpawner::Connected(Connect { slot }), fds))) => {
                 let front_end = fds.into_iter().next();
                 if let (Some(device), Some(front_end)) = (self.in_slot(slot), front_end) {
@@ -271,6 +269,24 @@ impl Supervisor {
             }
             Err(protocol::Error::WouldBlock) => {}
             Ok(None) | Err(_) => self.on_spawner_gone(),
+        }
+    }
+
+    /// What the spawner made and came to nothing are children of ours, dead or about to be.
+    fn take_over_the_dead(&mut self, pidfds: Vec<OwnedFd>) {
+        // What they are called and their pids nobody asks any more.
+        self.processes.left.extend(pidfds.into_iter().map(|pidfd| Child::adopt("", 0, pidfd)));
+    }
+
+    fn on_not_spawned(&mut self, why: &str) {
+        match self.asked.pop_front() {
+            Some((device, Some(request))) if self.awaits(device, request) => {
+                self.fail_second(device, &format!("the new program cannot be started: {why}"));
+            }
+            Some((device, None)) if self.recovers() && self.expects(device) => {
+                self.decide(device, Cause::NotSpawned, why.to_owned());
+            }
+            _ => {}
         }
     }
 
@@ -304,18 +320,20 @@ impl Supervisor {
         }
     }
 
-    fn on_spawned(&mut self, spawned: Spawned, fds: Vec<OwnedFd>) {
+    fn on_spawned(&mut self, spawned: Spawned, mut fds: Vec<OwnedFd>) {
+        let left = fds.split_off(fds.len().min(SPAWNED_FDS));
+        self.take_over_the_dead(left);
         // Answers come in the order of the requests.
         let Some((device, second)) = self.asked.pop_front() else { return };
         // As many as the message has, which `protocol` has seen to.
-        let Ok([pidfd, control, log, front_end]) = <[OwnedFd; 4]>::try_from(fds) else { return };
+        let Ok([pidfd, control, log, front_end]) = <[OwnedFd; SPAWNED_FDS]>::try_from(fds) else { return };
         let Ok(control) = Channel::from_fd(control) else { return };
         let Some(index) = self.devices.get(device).and_then(|device| device.process) else { return };
         let Some(process) = self.processes.all.get_mut(index) else { return };
-        let child = Child::adopt(&process.name, spawned.pid, pidfd);
+        let child = Child::adopt(&process.name, spawned.pid, pidfd).without(spawned.lacking);
         let new = Process::new(&process.name, process.program, (child, control, log));
         // One that the core has chosen meanwhile is not to be followed any more.
-        if second || !self.expects(device) {
+        if second.is_some() || !self.expects(device) {
             return self.on_second_spawned(device, new, front_end, second);
         }
         let Some(process) = self.processes.all.get_mut(index) else { return };

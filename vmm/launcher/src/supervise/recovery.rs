@@ -57,6 +57,8 @@ pub struct Recovery {
     pub keep: Option<OwnedFd>,
     /// The process that is to replace the one that serves.
     pub second: Option<Second>,
+    /// What its last process that was ready lacks, as it is said.
+    pub lacking: Vec<String>,
     /// What has happened to it.
     pub tally: Tally,
     /// Whether a spare is to be there while it serves.
@@ -76,6 +78,8 @@ pub struct Recovery {
     told: bool,
     /// Whether the core owes a word about the connection that it was offered.
     answer_due: bool,
+    /// Whether it owes one about a second process that is not followed any more.
+    choice_due: bool,
     /// The core's end of the successor's connection.
     front_end: Option<OwnedFd>,
     /// Why its process is being ended.
@@ -164,6 +168,7 @@ impl Recovery {
             on_terminal: device.is_on_stdio(),
             keep: None,
             second: None,
+            lacking: Vec::new(),
             tally: Tally::default(),
             spare: device.spare,
             on_failure: device.on_failure,
@@ -175,6 +180,7 @@ impl Recovery {
             lost: None,
             told: false,
             answer_due: false,
+            choice_due: false,
             front_end: None,
             reason: None,
             blamed: false,
@@ -387,6 +393,17 @@ impl Recovery {
     /// Whether the core was offered another process for the one that serves, and has yet to say which it has.
     pub fn owes_a_choice(&self) -> bool {
         self.second.as_ref().is_some_and(|second| second.offered().is_some())
+    }
+
+    /// Its second process is not to be followed any more. If the core has it to choose, its word will be no news.
+    pub fn let_go_of_second(&mut self) -> Option<Second> {
+        self.choice_due |= self.owes_a_choice();
+        self.second.take()
+    }
+
+    /// The core has chosen. Whether that is about one that was let go of.
+    pub fn has_chosen_too_late(&mut self) -> bool {
+        std::mem::take(&mut self.choice_due)
     }
 
     /// The core has the second process: the device's from now on. Answers the old one, the second, and how long it took.

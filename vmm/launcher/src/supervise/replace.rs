@@ -76,14 +76,15 @@ impl Supervisor {
             (program, _) => program,
         };
         let respawn = Respawn { device: number, blamed: false, program: program.is_some() };
-        let second = Second::new(client, program);
+        self.requests = self.requests.wrapping_add(1);
+        let second = Second::new(client, program, self.requests);
         let asked = self.processes.spawner.as_ref().map(|spawner| {
             spawner.ask(ToSpawner::Respawn(respawn), second.program.as_ref().map(AsFd::as_fd))
         });
         if !matches!(asked, Some(Ok(()))) {
             return Err("the spawner is gone: no program can be started any more".to_owned());
         }
-        self.asked.push_back((device, true));
+        self.asked.push_back((device, Some(self.requests)));
         recovery.second = Some(second);
         Ok(())
     }
@@ -94,7 +95,7 @@ impl Supervisor {
         device: usize,
         process: Process,
         front_end: OwnedFd,
-        wanted: bool,
+        request: Option<u64>,
     ) {
         let keeps = |index| self.devices.iter().any(|device| device.has(index));
         let index = self.processes.place(process, keeps);
@@ -103,7 +104,7 @@ impl Supervisor {
             return self.fail(&error);
         }
         let second = self.devices.get_mut(device).and_then(|device| device.second.as_mut());
-        match second.filter(|second| wanted && second.is_awaited()) {
+        match second.filter(|second| request.is_some_and(|request| second.is_answer_to(request))) {
             Some(second) if matches!(self.state, super::State::Running | super::State::PowerButton(_)) => {
                 second.on_spawned(index, front_end, Instant::now());
             }
@@ -154,7 +155,7 @@ impl Supervisor {
 
     /// Ends the attempt to replace a device's process, and says why to whoever waits for it.
     pub(super) fn fail_second(&mut self, device: usize, why: &str) {
-        let Some(second) = self.devices.get_mut(device).and_then(|device| device.second.take()) else {
+        let Some(second) = self.devices.get_mut(device).and_then(Recovery::let_go_of_second) else {
             return;
         };
         if let Some(index) = second.process {
@@ -174,9 +175,22 @@ impl Supervisor {
         let device = usize::from(refused.slot).wrapping_sub(1);
         if self.devices.get(device).is_some_and(Recovery::owes_a_choice) {
             self.fail_second(device, &format!("the new program will not do: {}", refused.text));
-        } else {
+            // That was it.
+            self.is_late_choice(device);
+        } else if !self.is_late_choice(device) {
             self.on_violation(core, "a replacement refused that nobody sent");
         }
+    }
+
+    /// Whether the core had a choice that is none any more: the device has failed meanwhile.
+    pub(super) fn is_late_choice(&mut self, device: usize) -> bool {
+        self.devices.get_mut(device).is_some_and(Recovery::has_chosen_too_late)
+    }
+
+    /// Whether a second process of the device is to come from this request.
+    pub(super) fn awaits(&self, device: usize, request: u64) -> bool {
+        let second = self.devices.get(device).and_then(|device| device.second.as_ref());
+        second.is_some_and(|second| second.is_answer_to(request))
     }
 
     /// The core has the new one in the place of the old one. False: none was offered.

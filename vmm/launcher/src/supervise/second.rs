@@ -31,6 +31,8 @@ pub struct Second {
     pub reason: Option<String>,
     /// How it ended, if that was before the core's word.
     pub ended: Option<End>,
+    /// The number of the request that the spawner was sent for it.
+    request: u64,
     step: Step,
     front_end: Option<OwnedFd>,
 }
@@ -49,13 +51,14 @@ enum Step {
 
 impl Second {
     /// One that the spawner was asked for.
-    pub fn new(client: Option<u64>, program: Option<OwnedFd>) -> Second {
+    pub fn new(client: Option<u64>, program: Option<OwnedFd>, request: u64) -> Second {
         Second {
             client,
             program,
             process: None,
             reason: None,
             ended: None,
+            request,
             step: Step::Asked,
             front_end: None,
         }
@@ -64,6 +67,11 @@ impl Second {
     /// Whether the spawner owes it.
     pub fn is_awaited(&self) -> bool {
         self.step == Step::Asked
+    }
+
+    /// Whether it is what the spawner owes for this request, and not one that came to nothing before it was spawned.
+    pub fn is_answer_to(&self, request: u64) -> bool {
+        self.is_awaited() && self.request == request
     }
 
     /// It runs, as this process.

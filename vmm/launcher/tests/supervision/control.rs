@@ -4,8 +4,8 @@ use std::os::fd::AsRawFd;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::Output;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{
@@ -13,7 +13,7 @@ use nix::sys::socket::{
 };
 use nix::unistd::{Pid, geteuid};
 
-use crate::machine::{Machine, ctl, program};
+use crate::machine::{Machine, ctl, program, until};
 
 const RESOURCE: i32 = 3;
 const SANDBOX: i32 = 6;
@@ -80,9 +80,7 @@ pub fn a_devices_program_is_replaced_while_the_machine_runs() {
 
 pub fn another_program_serves_from_then_on() {
     let mut machine = controlled("obey");
-    let other = machine.folder().join("another");
-    std::fs::copy(program("device-blk"), &other).expect("a copy");
-    std::fs::set_permissions(&other, PermissionsExt::from_mode(0o755)).expect("permissions");
+    let other = another(&machine);
     let path = other.to_str().expect("text").to_owned();
     let executes = |machine: &Machine| {
         let link = format!("/proc/{}/exe", serving(machine));
@@ -112,6 +110,61 @@ pub fn a_replacement_that_the_core_refuses_changes_nothing() {
     ends_well(machine);
 }
 
+pub fn a_device_that_fails_while_it_is_being_replaced_costs_the_machine_nothing_else() {
+    for word in ["refuse-late", "take-up-late"] {
+        let disk = "--device=blk,path=disk.raw,on-failure=fail";
+        let mut machine = Machine::with(word, &[disk, "--control-socket=control"]);
+        machine.wait_until_confined();
+        let pid = serving(&machine);
+        let mut replacing = ctl(&machine.folder().join("control"), &["replace-device", "blk0"]);
+        let replacing = replacing.stderr(Stdio::piped()).spawn().expect("vmm runs");
+        machine.wait_for("vmm-core: slot 1 has two to choose from");
+        kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it lives");
+        machine.wait_for("vmm: device blk0 has failed: ");
+        machine.wait_for("vmm-core: slot 1 is given up");
+        let output = replacing.wait_with_output().expect("it has an answer");
+        fails(&output, DEVICE, &["the process that serves has died"]);
+        // The core has said its word by now, and says that it ends after that.
+        ends_well(machine);
+    }
+}
+
+pub fn a_program_that_is_asked_for_while_a_spare_is_on_its_way_is_not_taken_for_it() {
+    let disk = "--device=blk,path=disk.raw,spare=on";
+    let mut machine = Machine::with("obey", &[disk, "--control-socket=control"]);
+    machine.wait_until_confined();
+    machine.wait_for("vmm: device blk0 has a spare (pid ");
+    let other = another(&machine);
+    machine.signal_program("vmm", Signal::SIGSTOP);
+    kill(Pid::from_raw(serving(&machine)), Signal::SIGKILL).expect("it lives");
+    // The next spare is asked for now, and nobody makes it.
+    machine.wait_for("vmm: device blk0 serves again (pid ");
+    let mut replacing = ctl(
+        &machine.folder().join("control"),
+        &["replace-device", "blk0", "--program", other.to_str().expect("text")],
+    );
+    let replacing = replacing.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("vmm runs");
+    until("a replacement", || said(&machine.ctl(&["devices"])).contains("being replaced"));
+    machine.signal_program("vmm", Signal::SIGCONT);
+    let output = replacing.wait_with_output().expect("it has an answer");
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let link = format!("/proc/{}/exe", serving(&machine));
+    assert_eq!(std::fs::read_link(link).expect("a process of ours"), other);
+    ends_well(machine);
+}
+
+fn is_zombie(child: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{child}/stat")).is_ok_and(|stat| stat.contains(") Z "))
+}
+
+/// A program of the device's in another file.
+fn another(machine: &Machine) -> PathBuf {
+    let other = machine.folder().join("another");
+    std::fs::copy(program("device-blk"), &other).expect("a copy");
+    std::fs::set_permissions(&other, PermissionsExt::from_mode(0o755)).expect("permissions");
+    other
+}
+
 pub fn what_cannot_be_asked_is_refused_with_its_reason() {
     let machine = controlled("obey");
     let pid = serving(&machine);
@@ -129,6 +182,8 @@ pub fn what_cannot_be_asked_is_refused_with_its_reason() {
         DEVICE,
         &["cannot be started", "exec"],
     );
+    // What was made of it is a child of the launcher's, which has waited for it.
+    until("nothing", || machine.children().into_iter().all(|child| !is_zombie(child)));
     fails(&machine.ctl(&["replace-device", "blk0", "--program", "/nowhere"]), RESOURCE, &["/nowhere"]);
     fails(&machine.ctl(&["replace-device", "blk0", "--program", "/proc"]), RESOURCE, &["/proc", "no file"]);
     let nobody = ctl(&folder.join("nobody"), &["devices"]).output().expect("vmm runs");

@@ -199,6 +199,24 @@ pub fn who_says_that_its_policy_refused_a_call_is_ended_and_the_call_is_told() {
     assert_eq!(machine.end().code, Some(0));
 }
 
+pub fn what_a_later_process_lacks_and_the_one_before_did_not_is_told_once() {
+    let mut machine = with_disk("lack-later");
+    machine.wait_until_confined();
+    machine.wait_for("vmm: lacking: blk0: layer 1\n");
+    machine.kill_program("device-blk");
+    machine.wait_for("vmm: lacking: blk0: layer 2\n");
+    for _ in 0..2 {
+        machine.wait_for("vmm: device blk0 serves again (pid ");
+        machine.kill_program("device-blk");
+    }
+    machine.wait_for("vmm: device blk0 serves again (pid ");
+    machine.send(Signal::SIGTERM);
+    let ended = machine.end();
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    let told = |layer: &str| ended.log.matches(&format!("vmm: lacking: blk0: {layer}\n")).count();
+    assert_eq!((told("layer 1"), told("layer 2")), (1, 1), "{}", ended.log);
+}
+
 pub fn each_process_of_a_device_has_what_the_one_before_kept() {
     let disk = "--device=blk,path=disk.raw,readonly=on,serial=keep";
     let mut machine = Machine::with("obey", &[disk, disk, "--control-socket=control"]);

@@ -22,7 +22,7 @@ use machine::Machine;
 use nix::sys::signal::Signal;
 
 /// Every test, by name.
-const TESTS: [(&str, fn()); 58] = [
+const TESTS: [(&str, fn()); 61] = [
     ("the_guests_own_ends_have_their_codes", the_guests_own_ends_have_their_codes),
     ("a_core_is_given_what_the_hand_over_lists", a_core_is_given_what_the_hand_over_lists),
     ("a_core_that_fails_is_heard_in_one_line", a_core_that_fails_is_heard_in_one_line),
@@ -73,6 +73,10 @@ const TESTS: [(&str, fn()); 58] = [
         devices::each_process_of_a_device_has_what_the_one_before_kept,
     ),
     (
+        "what_a_later_process_lacks_and_the_one_before_did_not_is_told_once",
+        devices::what_a_later_process_lacks_and_the_one_before_did_not_is_told_once,
+    ),
+    (
         "a_device_that_does_not_stop_is_killed_and_the_end_is_the_guests",
         devices::a_device_that_does_not_stop_is_killed_and_the_end_is_the_guests,
     ),
@@ -118,6 +122,14 @@ const TESTS: [(&str, fn()); 58] = [
     (
         "a_replacement_that_the_core_refuses_changes_nothing",
         control::a_replacement_that_the_core_refuses_changes_nothing,
+    ),
+    (
+        "a_device_that_fails_while_it_is_being_replaced_costs_the_machine_nothing_else",
+        control::a_device_that_fails_while_it_is_being_replaced_costs_the_machine_nothing_else,
+    ),
+    (
+        "a_program_that_is_asked_for_while_a_spare_is_on_its_way_is_not_taken_for_it",
+        control::a_program_that_is_asked_for_while_a_spare_is_on_its_way_is_not_taken_for_it,
     ),
     (
         "what_cannot_be_asked_is_refused_with_its_reason",

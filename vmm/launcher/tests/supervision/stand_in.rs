@@ -85,11 +85,9 @@ fn device(control: &Channel) -> ExitCode {
             ready();
             say(unasked(act));
         }
-        "keep" => {
+        act @ ("keep" | "lack-later") => {
             assert!(setup.keep, "the launcher has a keep for every device");
-            say(FromDevice::Keeps);
-            count_in_keep(control);
-            ready();
+            take_up_the_keep(control, act);
         }
         "keep-twice" => (0..2).for_each(|_| say(FromDevice::Keeps)),
         "keep-late" => {
@@ -117,6 +115,15 @@ fn device(control: &Channel) -> ExitCode {
         _ => ready(),
     }
     obey(control, &blk.serial)
+}
+
+/// And is ready then; of "lack-later" later processes find that the host has become a poorer one.
+fn take_up_the_keep(control: &Channel, act: &str) {
+    control.send(&FromDevice::Keeps, &[]).expect("the launcher listens");
+    let layer = format!("layer {}", count_in_keep(control).min(2));
+    let lacking = if act == "keep" { Vec::new() } else { vec![layer] };
+    let ready = FromDevice::Ready(Ready { landlock_abi: 0, lacking });
+    control.send(&ready, &[]).expect("the launcher listens");
 }
 
 /// What is no message.
@@ -327,7 +334,12 @@ fn front_ends(control: &Channel, sockets: Vec<Option<OwnedFd>>, act: &str) -> bo
         refused,
         lost: Vec::new(),
         choosy: act == "refuse-replacements",
-        undecided: act == "never-choose",
+        undecided: act == "never-choose" || act.ends_with("-late"),
+        late: match act {
+            "refuse-late" => Some(FromCore::Refused(Refused::new(1, "it is another device"))),
+            "take-up-late" => Some(FromCore::Reconnected(Reconnected { slot: 1 })),
+            _ => None,
+        },
     };
     if act == "say-that-it-hangs" {
         signal().wait().expect("the signal");
@@ -359,8 +371,10 @@ struct FrontEnds<'a> {
     lost: Vec<OwnedFd>,
     /// Whether replacements are refused.
     choosy: bool,
-    /// Whether it never says which of two it has.
+    /// Whether it does not say which of two it has.
     undecided: bool,
+    /// What it says of that when the device is given up.
+    late: Option<FromCore>,
 }
 
 impl FrontEnds<'_> {
@@ -428,7 +442,10 @@ impl FrontEnds<'_> {
                     }
                 }
             }
-            ToCore::Abandon(Abandon { slot }) => eprintln!("slot {slot} is given up"),
+            ToCore::Abandon(Abandon { slot }) => {
+                eprintln!("slot {slot} is given up");
+                self.late.take().into_iter().for_each(|word| self.say(word));
+            }
             _ => {}
         }
     }

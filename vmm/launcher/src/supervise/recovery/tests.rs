@@ -249,8 +249,8 @@ fn programs_that_die_over_and_over_may_cost_the_device_alone() {
 
 /// A second process that the core was offered.
 fn offered(now: Instant) -> Second {
-    let mut second = Second::new(Some(0), None);
-    assert!(second.is_awaited() && second.offer(now).is_none());
+    let mut second = Second::new(Some(0), None, 7);
+    assert!(second.is_answer_to(7) && !second.is_answer_to(6) && second.offer(now).is_none());
     second.on_spawned(5, connection(), now);
     assert_eq!(second.deadline(), Some(after(now, 10_000)));
     assert!(second.offer(now).is_some());
@@ -280,6 +280,20 @@ fn while_the_core_has_a_choice_there_is_no_third() {
 }
 
 #[test]
+fn a_choice_of_the_cores_that_is_none_any_more_is_awaited_once() {
+    let start = Instant::now();
+    let mut disk = disk(",on-failure=fail");
+    disk.second = Some(spare(start));
+    assert!(disk.let_go_of_second().is_some());
+    assert!(!disk.has_chosen_too_late(), "it was not offered");
+    disk.second = Some(offered(start));
+    assert!(matches!(disk.on_death(KILLED, start), Decision::Fail(_)));
+    assert!(disk.let_go_of_second().is_some());
+    assert!(disk.has_chosen_too_late());
+    assert!(!disk.has_chosen_too_late(), "it has one word");
+}
+
+#[test]
 fn what_the_core_has_chosen_serves_whatever_became_of_the_other() {
     let start = Instant::now();
     for dead in [true, false] {
@@ -302,7 +316,7 @@ fn what_the_core_has_chosen_serves_whatever_became_of_the_other() {
 
 /// A spare that is ready.
 fn spare(now: Instant) -> Second {
-    let mut spare = Second::new(None, None);
+    let mut spare = Second::new(None, None, 8);
     spare.on_spawned(7, connection(), now);
     assert!(!spare.can_take_over());
     spare.keep();

@@ -4,15 +4,16 @@
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
 use protocol::{
-    Abandon, AskDevice, AttachDevice, BalloonAmount, BalloonOptions, BlkOptions, Connect, ConsoleOptions,
-    ConsolePort, ConsoleSize, CoreSetup, Counter, Counters, DeviceLost, DeviceOptions, DeviceSetup,
-    DeviceStatus, DiskFormat, Error, Exit, Failure, FailureKind, FromCore, FromDevice, FromLauncher,
-    FromSpawner, FsOptions, MemoryRegion, Message, NetOptions, NotConnected, Phase, PmemOptions,
-    ProcessStatus, Rate, Rates, Ready, Reconnect, Reconnected, Refused, Replace, ReplaceDevice, Replaced,
-    Respawn, SetDevice, SetOutcome, Setting, SpawnFailed, Spawned, Statistic, Statistics, ToCore, ToDevice,
-    ToLauncher, ToSpawner, Violation, ViolationFrame, VsockOptions, frame, limits,
+    Abandon, AskDevice, AttachDevice, BalloonAmount, BalloonOptions, BlkOptions, ConsoleOptions, ConsolePort,
+    ConsoleSize, CoreSetup, Counter, Counters, DeviceLost, DeviceOptions, DeviceSetup, DeviceStatus,
+    DiskFormat, Error, Exit, Failure, FailureKind, FromCore, FromDevice, FromLauncher, FsOptions,
+    MemoryRegion, Message, NetOptions, Phase, PmemOptions, ProcessStatus, Rate, Rates, Ready, Reconnect,
+    Reconnected, Refused, Replace, ReplaceDevice, Replaced, SetDevice, SetOutcome, Setting, Statistic,
+    Statistics, ToCore, ToDevice, ToLauncher, Violation, ViolationFrame, VsockOptions, frame, limits,
 };
 use std::fmt::Debug;
+
+mod spawner;
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -323,22 +324,6 @@ fn process() -> ProcessStatus {
     }
 }
 
-#[test]
-fn launcher_to_spawner_and_back() {
-    let respawn = |blamed, program| ToSpawner::Respawn(Respawn { device: 2, blamed, program });
-    golden(&respawn(false, false), 0x0501, "0200");
-    golden(&respawn(true, false), 0x0501, "0201010101");
-    golden(&respawn(false, true), 0x0501, "0201020101");
-    assert_eq!((respawn(true, false).fds(), respawn(false, true).fds()), (0, 1));
-    golden(&FromSpawner::Spawned(Spawned { device: 2, pid: 300 }), 0x0601, "02fb580200");
-    golden(&ToSpawner::Connect(Connect { slot: 3 }), 0x0502, "0300");
-    golden(&FromSpawner::Connected(Connect { slot: 3 }), 0x0603, "0300");
-    let failure = Failure::new(FailureKind::Device, "no");
-    golden(&FromSpawner::NotConnected(NotConnected { slot: 3, failure }), 0x0604, "0307026e6f00");
-    let failure = Failure::new(FailureKind::Sandbox, "no");
-    golden(&FromSpawner::Failed(SpawnFailed { device: 2, failure }), 0x0602, "0206026e6f00");
-}
-
 /// What a program of one minor version less sends: the optional deadline is not there.
 #[test]
 fn an_older_peer_is_understood() {
@@ -490,11 +475,4 @@ fn processes_are_as_many_as_fit_into_a_frame() {
     };
     let most = FromLauncher::Processes(vec![longest; limits::MAX_PROCESSES]).encode().unwrap();
     assert!(most.len() + frame::HEADER <= limits::MAX_FRAME, "{}", most.len());
-}
-
-#[test]
-fn texts_are_one_line_within_the_limit() {
-    let failure = Failure::new(FailureKind::Internal, &format!("a\nb\x1b[31m{}", "ä".repeat(1000)));
-    assert!(failure.text.len() <= limits::MAX_TEXT && !failure.text.chars().any(char::is_control));
-    FromCore::Failed(failure).encode().unwrap();
 }
