@@ -183,6 +183,11 @@ impl Worker {
             self.lose(fault, tell);
         }
         self.config_writes.add(config_writes);
+        // Before whatever can go wrong: what the driver has set up is started by whoever serves it then.
+        let begins = activate.is_some();
+        if begins {
+            self.activation = activate;
+        }
         match succession {
             Some(Succession::Successor(socket)) if !self.abandoned => self.reconnect(socket, tell)?,
             Some(Succession::Replacement(socket)) => self.replace(socket, tell)?,
@@ -190,11 +195,16 @@ impl Worker {
             Some(Succession::Abandoned) => {
                 self.abandoned = true;
                 self.shared.fail();
+                // No successor comes, and a reset waits for nobody any more. One of ours is dead by now; one of somebody
+                // else's that hangs is let go of, as one is that another takes the place of.
+                if !matches!(self.link, Link::Up(_)) {
+                    self.link = Link::Gone;
+                    self.confirm();
+                }
             }
         }
         self.write_config()?;
-        if activate.is_some() {
-            self.activation = activate;
+        if begins && !self.started {
             self.start()?;
         }
         for ring in self.rings() {

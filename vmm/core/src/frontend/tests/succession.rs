@@ -10,6 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering::SeqCst;
+use std::sync::mpsc::channel;
 use vhost::vhost_user::message::FrontendReq;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -380,6 +381,62 @@ fn a_device_that_is_given_up_needs_a_reset_and_stays_failed() {
     bench.write(0x14, 0, 1);
     bench.await_status(0);
     assert!(bench.told.try_recv().is_err());
+    bench.end();
+}
+
+#[test]
+fn a_driver_resets_what_hangs_and_is_given_up() {
+    let mut bench = bench(|stream, request| {
+        behave(stream, request);
+        if request.is(FrontendReq::SET_VRING_ENABLE) {
+            // Nobody asked for this. It keeps its connection and listens no more.
+            stream.write_all(&message(request.id, REPLY, &[0; 8])).unwrap();
+        }
+        Some(ControlFlow::Continue(()))
+    });
+    bench.set_up();
+    bench.until(FrontendReq::SET_VRING_ENABLE);
+    bench.lost();
+    assert!(bench.host.succeed(1, Succession::Abandoned));
+    bench.await_status(NEEDS_RESET);
+    bench.write(0x14, 0, 1);
+    bench.await_status(0);
+    bench.succeed(|_, _| panic!("nobody speaks to it"));
+    bench.end();
+}
+
+#[test]
+fn what_a_driver_has_set_up_outlives_a_back_end_that_dies_before_it_hears_of_it() {
+    let (release, released) = channel::<()>();
+    let (tell, told) = channel();
+    let mut writes = 0;
+    let mut bench = bench(move |stream, request| {
+        if !request.is(FrontendReq::SET_CONFIG) {
+            return None;
+        }
+        writes += 1;
+        if writes == 2 {
+            return Some(ControlFlow::Break(()));
+        }
+        tell.send(()).unwrap();
+        released.recv().unwrap();
+        behave(stream, request);
+        Some(ControlFlow::Continue(()))
+    });
+    bench.write(0x14, 1, 1);
+    bench.write(0x14, 3, 1);
+    bench.write(0x2000 + 32, 1, 1);
+    told.recv().unwrap();
+    // While the front end waits for that: another write, and all that the driver has to set up.
+    bench.write(0x2000 + 32, 1, 1);
+    bench.set_up();
+    release.send(()).unwrap();
+    bench.lost();
+    while bench.requests.try_recv().is_ok() {}
+    bench.succeed(|_, _| None);
+    serves_again(&bench);
+    let seen: Vec<Request> = bench.requests.try_iter().collect();
+    assert!(seen.iter().any(|seen| seen.is(FrontendReq::SET_VRING_ENABLE)), "nobody started it: {seen:?}");
     bench.end();
 }
 
