@@ -147,8 +147,9 @@ impl<'a> Control<'a> {
     /// What vCPUs and front ends have to tell.
     fn take_notices(&self) -> Result<Next, Error> {
         let Waiting { end, of_devices } = self.notices.take();
-        for message in of_devices {
+        for (message, closed_then) in of_devices {
             self.channel.send(&message, &[])?;
+            drop(closed_then);
         }
         let Some(end) = end else { return Ok(Next::Go) };
         self.output.drain(LAST_LINES);

@@ -56,7 +56,7 @@ pub fn build<'a>(
     for worker in pci.workers() {
         let notices = Arc::clone(&notices);
         threads.spawn(worker.name().to_owned(), Stage::Control, move || {
-            Ok(move || worker.run(&|message| notices.of_device(message)))
+            Ok(move || worker.run(&|message, closed_then| notices.of_device(message, closed_then)))
         })?;
     }
     let bus = Arc::new(Bus { serial, rtc: Mutex::new(Rtc::host()), pci, counters: ExitCounters::default() });

@@ -2,6 +2,7 @@
 //! end is lost or has a successor.
 
 use crate::Error;
+use crate::frontend::Connection;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use protocol::{Exit, Failure, FromCore};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -24,12 +25,12 @@ pub struct Notices {
 }
 
 /// What has been posted and not yet taken.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Waiting {
     /// How the machine ended: the first end of any vCPU, for later ones are of a machine that is no more.
     pub end: Option<FromCore>,
-    /// What front ends say to the launcher, in order.
-    pub of_devices: Vec<FromCore>,
+    /// What front ends say to the launcher, in order, each with a connection that is to be closed once it was said.
+    pub of_devices: Vec<(FromCore, Option<Connection>)>,
 }
 
 impl Notices {
@@ -53,9 +54,9 @@ impl Notices {
         self.wake();
     }
 
-    /// A front end has lost its back end, or has another.
-    pub fn of_device(&self, message: FromCore) {
-        self.lock().of_devices.push(message);
+    /// A front end has lost its back end, or has another in the place of that with this connection.
+    pub fn of_device(&self, message: FromCore, closed_then: Option<Connection>) {
+        self.lock().of_devices.push((message, closed_then));
         self.wake();
     }
 
@@ -97,11 +98,12 @@ mod tests {
             FromCore::Reconnected(Reconnected { slot: 1 }),
             FromCore::DeviceLost(DeviceLost::new(1, "gone again")),
         ];
-        words.iter().cloned().for_each(|word| notices.of_device(word));
+        words.iter().cloned().for_each(|word| notices.of_device(word, None));
         let waiting = notices.take();
         assert_eq!(waiting.end, Some(FromCore::Exited(Exit::PowerOff)));
-        assert_eq!(waiting.of_devices, words);
+        assert!(waiting.of_devices.iter().map(|(word, _)| word).eq(&words));
         assert!(notices.event().read().is_err(), "taken");
-        assert_eq!(notices.take(), Waiting::default());
+        let none = notices.take();
+        assert!(none.end.is_none() && none.of_devices.is_empty());
     }
 }

@@ -98,7 +98,7 @@ impl Guest {
         host.ecam_write((1 << 15) + 4, &[6, 0]);
         let worker = host.workers().pop().unwrap();
         let (report, lost) = channel();
-        let thread = std::thread::spawn(move || worker.run(&|device| report.send(device).unwrap()));
+        let thread = std::thread::spawn(move || worker.run(&|word, _| report.send(word).unwrap()));
         Ok(Self { host, memory, lost, thread })
     }
 

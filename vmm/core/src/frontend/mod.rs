@@ -16,6 +16,7 @@ pub mod session;
 mod watchdog;
 mod worker;
 
+pub use connection::Connection;
 pub use fault::Fault;
 pub use inflight::InflightRegion;
 pub use mailbox::{Mailbox, Succession};
@@ -28,7 +29,6 @@ use crate::pluggable_memory::PluggedSize;
 use crate::virtio_pci::{Connections, DeviceType, Doorbells, Machine, Offer, Shared, VirtioPciDevice};
 use backend_channel::BackendChannel;
 use config_writes::ConfigWrites;
-use connection::Connection;
 use kvm_ioctls::VmFd;
 use protocol::{AttachDevice, MemoryRegion, PmemOptions};
 use session::{QueueEvents, Shares, Wanted};

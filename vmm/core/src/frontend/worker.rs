@@ -33,6 +33,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// How the launcher hears of something; with a connection that is closed once it has been told, and not before.
+pub type Tell<'a> = dyn Fn(FromCore, Option<Connection>) + 'a;
+
 /// What the user is told beside the fault. Both are short of the limit of a text by far.
 const NO_ACCOUNT: &str = "; it kept no account of its requests (VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD), so that the guest's \
                           driver has to reset the device";
@@ -85,7 +88,7 @@ impl Worker {
 
     /// Serves until the device is dropped. `tell` is called once for each connection that is lost and once for each
     /// successor that serves.
-    pub fn run(mut self, tell: &dyn Fn(FromCore)) {
+    pub fn run(mut self, tell: &Tell<'_>) {
         loop {
             if let Err(fault) = self.wait() {
                 self.lose(fault, tell);
@@ -175,7 +178,7 @@ impl Worker {
         }
     }
 
-    fn perform(&mut self, work: Work, tell: &dyn Fn(FromCore)) -> Result<(), Fault> {
+    fn perform(&mut self, work: Work, tell: &Tell<'_>) -> Result<(), Fault> {
         let Work { activate, reset, config_writes, kicks, succession, closed: _ } = work;
         // The reset first: a successor need not take up what is to be thrown away. Should the old back end fail at
         // it, its loss is told before anything else.
@@ -279,7 +282,7 @@ impl Worker {
     }
 
     /// Goes on with another back end.
-    fn reconnect(&mut self, socket: OwnedFd, tell: &dyn Fn(FromCore)) -> Result<(), Fault> {
+    fn reconnect(&mut self, socket: OwnedFd, tell: &Tell<'_>) -> Result<(), Fault> {
         // The predecessor is dead, or has no connection from here on: nobody writes to guest memory for this device.
         self.link = Link::Gone;
         if self.reset_waits {
@@ -296,7 +299,7 @@ impl Worker {
         // Before it has the rings: the driver may count on them already.
         self.write_config()?;
         self.start()?;
-        tell(FromCore::Reconnected(Reconnected { slot: self.slot }));
+        tell(FromCore::Reconnected(Reconnected { slot: self.slot }), None);
         Ok(())
     }
 
@@ -331,8 +334,8 @@ impl Worker {
 
     /// Goes on with another back end than the one that serves, or with that as before. A fault is that of the one that is
     /// in use when it is returned.
-    fn replace(&mut self, socket: OwnedFd, tell: &dyn Fn(FromCore)) -> Result<(), Fault> {
-        let refuse = |text: &str| tell(FromCore::Refused(Refused::new(self.slot, text)));
+    fn replace(&mut self, socket: OwnedFd, tell: &Tell<'_>) -> Result<(), Fault> {
+        let refuse = |text: &str| tell(FromCore::Refused(Refused::new(self.slot, text)), None);
         let Link::Up(current) = &self.link else {
             refuse("the device has no back end that could be replaced");
             return Ok(());
@@ -367,10 +370,10 @@ impl Worker {
             session::start(&successor, &activation, &self.shares, From::Drained(&bases), self.limit)
         });
         let old = std::mem::replace(&mut self.link, Link::Up(successor));
-        tell(FromCore::Reconnected(Reconnected { slot: self.slot }));
-        // Not before the launcher has been told: a back end ends when its connection does, and an end that comes before
-        // the word is the death of the one that serves.
-        drop(old);
+        // It is closed when the launcher has been told: a back end ends when its connection does, and an end that comes
+        // before the word is the death of the one that serves.
+        let old = if let Link::Up(old) = old { Some(old) } else { None };
+        tell(FromCore::Reconnected(Reconnected { slot: self.slot }), old);
         started
     }
 
@@ -433,7 +436,7 @@ impl Worker {
         self.activation.as_ref().map_or(&[], |activation| &activation.rings)
     }
 
-    fn lose(&mut self, fault: Fault, tell: &dyn Fn(FromCore)) {
+    fn lose(&mut self, fault: Fault, tell: &Tell<'_>) {
         self.link = match std::mem::replace(&mut self.link, Link::Gone) {
             Link::Up(connection) => {
                 let mut lost = fault.loss(self.slot, &self.name);
@@ -443,7 +446,7 @@ impl Worker {
                     self.shared.fail();
                     lost.text.push_str(NO_ACCOUNT);
                 }
-                tell(FromCore::DeviceLost(lost));
+                tell(FromCore::DeviceLost(lost), None);
                 // Whether it is only lost or gone as well, the next wait says.
                 Link::Lost(connection)
             }

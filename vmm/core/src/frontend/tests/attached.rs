@@ -2,7 +2,7 @@
 
 use super::peer::{Request, back_end, behave};
 use crate::GuestMemory;
-use crate::frontend::{MemoryTable, Succession, USER_ADDRESS_OFFSET, attach};
+use crate::frontend::{Connection, MemoryTable, Succession, USER_ADDRESS_OFFSET, attach};
 use crate::guest_memory::tests::guest;
 use crate::interrupts::Interrupts;
 use crate::pci::{PciHost, Touched, Windows};
@@ -26,8 +26,8 @@ pub struct Bench {
     pub told: Receiver<FromCore>,
     pub requests: Receiver<Request>,
     pub memory: GuestMemory,
-    /// The back end's end of a connection that must not be closed yet whenever the launcher is told something.
-    pub open: Arc<Mutex<Option<UnixStream>>>,
+    /// Connections that are to be closed when the launcher has been told something, if a test keeps them.
+    pub closed_then: Arc<Mutex<Option<Vec<Connection>>>>,
     /// What all its back ends have to say that their configuration has changed.
     pub channel: UnixStream,
     threads: Vec<JoinHandle<()>>,
@@ -81,22 +81,23 @@ pub fn bench_with(
     let (report, told) = channel();
     let worker = host.workers().pop().unwrap();
     let channel = worker.channel.as_ref().unwrap().theirs.try_clone().unwrap().into();
-    let open: Arc<Mutex<Option<UnixStream>>> = Arc::default();
-    let watched = Arc::clone(&open);
+    let closed_then: Arc<Mutex<Option<Vec<Connection>>>> = Arc::default();
+    let held = Arc::clone(&closed_then);
     let front = std::thread::spawn(move || {
-        worker.run(&|message| {
-            let open = watched.lock().unwrap().take();
-            assert!(!open.is_some_and(|end| hung_up(&end)), "closed before this was told: {message:?}");
+        worker.run(&|message, closed_then| {
+            if let Some(held) = held.lock().unwrap().as_mut() {
+                held.extend(closed_then);
+            }
             // A test that has seen enough does not listen to the end.
             let _nobody = report.send(message);
         });
     });
     host.ecam_write((1 << 15) + 4, &[6, 0]);
-    Bench { host, told, requests, memory, open, channel, threads: vec![back, front], tell }
+    Bench { host, told, requests, memory, closed_then, channel, threads: vec![back, front], tell }
 }
 
 /// Whether the other end is closed.
-fn hung_up(end: &UnixStream) -> bool {
+pub fn hung_up(end: &UnixStream) -> bool {
     let mut fds = [PollFd::new(end.as_fd(), PollFlags::empty())];
     poll(&mut fds, PollTimeout::ZERO).unwrap() > 0
 }

@@ -1,6 +1,6 @@
 //! A back end is replaced while it serves: what both are told, in which order, and what the launcher hears.
 
-use super::attached::{Bench, bench};
+use super::attached::{Bench, bench, hung_up};
 use super::peer::{FEATURES, PROTOCOL_FEATURES, REPLY, Request, behave, message};
 use super::succession::{dies_at, says, serves_again};
 use crate::frontend::Succession;
@@ -8,7 +8,6 @@ use protocol::{FromCore, Refused};
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::mpsc::channel;
 use vhost::vhost_user::message::FrontendReq;
 
@@ -82,16 +81,16 @@ fn the_old_one_keeps_its_connection_until_the_launcher_knows_of_the_new_one() {
         }
         None
     });
-    let open = Arc::clone(&bench.open);
-    bench.replace(move |_, request| {
-        // The first word to it after the old one was drained.
-        if request.is(FrontendReq::SET_INFLIGHT_FD) {
-            *open.lock().unwrap() = Some(connections.recv().unwrap());
-        }
-        None
-    });
+    *bench.closed_then.lock().unwrap() = Some(Vec::new());
+    bench.replace(|_, _| None);
     serves_again(&bench);
-    assert!(bench.open.lock().unwrap().is_none(), "it was looked at");
+    let old = connections.recv().unwrap();
+    // Whatever the front end does after that: it is the control loop that says the word.
+    bench.write(0x2000 + 32, 1, 1);
+    bench.until(FrontendReq::SET_CONFIG);
+    assert!(!hung_up(&old), "closed before the word was said");
+    *bench.closed_then.lock().unwrap() = None;
+    assert!(hung_up(&old));
     bench.end();
 }
 
