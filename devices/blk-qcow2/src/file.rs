@@ -2,7 +2,10 @@
 
 use std::os::fd::OwnedFd;
 #[cfg(test)]
-use std::sync::Mutex;
+use std::sync::{
+    Mutex,
+    atomic::{AtomicBool, Ordering},
+};
 
 use device_backend::{Durability, Error, Reader, Writer, read_at, write_at};
 use device_blk::Geometry;
@@ -23,6 +26,9 @@ pub struct ImageFile {
     /// All that was changed, in order.
     #[cfg(test)]
     pub steps: Mutex<Vec<Step>>,
+    /// The host tells of a failure, the next time that it is asked.
+    #[cfg(test)]
+    pub sync_fails: AtomicBool,
 }
 
 /// A change that the host took.
@@ -42,6 +48,8 @@ impl ImageFile {
             fd,
             #[cfg(test)]
             steps: Mutex::default(),
+            #[cfg(test)]
+            sync_fails: AtomicBool::default(),
         }
     }
 
@@ -141,6 +149,10 @@ impl ImageFile {
 
     /// Returns when everything written is on the medium.
     pub fn sync(&self) -> Result<(), Errno> {
+        #[cfg(test)]
+        if self.sync_fails.swap(false, Ordering::SeqCst) {
+            return Err(Errno::EIO);
+        }
         fdatasync(&self.fd)?;
         #[cfg(test)]
         self.steps.lock().unwrap().push(Step::Sync);

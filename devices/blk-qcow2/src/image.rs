@@ -370,7 +370,7 @@ impl Medium for Image {
             let _alone = self.mappings.write().unwrap_or_else(PoisonError::into_inner);
             self.change(|_, _| Ok(()))?;
         }
-        self.tables.file().sync()
+        self.tables.flush()
     }
 
     fn discard(&self, range: Range) -> Result<(), Errno> {

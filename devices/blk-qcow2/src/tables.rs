@@ -137,6 +137,18 @@ impl Tables {
         &self.0.helper
     }
 
+    /// The guest has all put on the medium that it wrote. What the host says of that is the guest's to hear, and ours: a
+    /// failure that it has told once it does not tell again, whoever asks.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn flush(&self) -> Result<(), Errno> {
+        let mut order = self.order();
+        let flushed = self.0.file.sync();
+        order.broken |= flushed.is_err();
+        flushed
+    }
+
     /// Returns when all that was written is on the medium.
     pub fn sync(&self) -> Result<(), Errno> {
         self.order().sync(&self.0.file)

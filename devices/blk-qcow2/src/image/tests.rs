@@ -284,6 +284,21 @@ fn host_ends_anywhere_near_the_move(served: &Served) {
     }
 }
 
+/// The host says it once, to whoever asks first: here that is the guest.
+#[test]
+fn after_a_flush_that_failed_no_table_changes_any_more() {
+    let served = at_random(SMALL_SHAPE, 3, 20);
+    let image = &served.image;
+    image.flush().unwrap();
+    image.tables.file().sync_fails.store(true, std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(image.flush(), Err(Errno::EIO));
+    assert_eq!(image.flush(), Ok(()), "what the host says now is the guest's to hear");
+    let steps = served.steps().len();
+    assert_eq!(image.discard(Range { offset: 0, length: SMALL_SHAPE.size }), Err(Errno::EIO));
+    let writes = served.steps()[steps..].iter().filter(|step| matches!(step, Step::Write(..))).count();
+    assert_eq!(writes, 0, "of nothing that is on the medium can be told what came before it");
+}
+
 #[test]
 fn what_was_written_is_read_back_by_the_next_process() {
     let served = at_random(BIG_CLUSTERS, 99, 80);
