@@ -111,7 +111,7 @@ impl RequestQueue {
     fn write(&self, span: Span, mut data: Reader<'_, '_>) -> Result<Vec<u8>, Errno> {
         let handle = self.0.handle(span.handle)?;
         let _more = data.split_off(length(span)?);
-        let written = data.drain_to(&handle.file, span.offset, Durability::Flushed)?;
+        let written = write_what_fits(&mut data, &handle.file, span.offset)?;
         Ok(wire::write_out(u32::try_from(written).unwrap_or(u32::MAX)))
     }
 
@@ -130,6 +130,17 @@ impl RequestQueue {
             }
             Err(errno) => answer(writer, header, Err(errno)),
         }
+    }
+}
+
+/// Writes, and answers how many bytes: an error that comes after some is told by the next write, as write(2) does it, or the
+/// guest takes for unwritten what is in the file.
+fn write_what_fits(data: &mut Reader<'_, '_>, file: &File, offset: u64) -> Result<usize, Errno> {
+    let all = data.remaining();
+    match data.drain_to(file, offset, Durability::Flushed) {
+        Err(errno) if data.remaining() == all => Err(errno),
+        Err(_) => Ok(all.saturating_sub(data.remaining())),
+        written => written,
     }
 }
 
@@ -171,4 +182,25 @@ fn answer(
     head(&mut writer, &wire::out_header(length, error, header.unique))?;
     head(&mut writer, &body)?;
     Ok(length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    use vm_memory::VolatileSlice;
+
+    /// A file that takes no more than it has room for, which the host says to the second call.
+    #[test]
+    fn a_write_that_fails_half_way_has_written_the_first_half() {
+        let file = File::from(memfd_create("full", MFdFlags::MFD_ALLOW_SEALING).unwrap());
+        file.set_len(4096).unwrap();
+        fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_GROW)).unwrap();
+        let mut bytes = vec![7; 8192];
+        let slices = [VolatileSlice::from(&mut bytes[..])];
+        assert_eq!(write_what_fits(&mut Reader::new(&slices), &file, 0), Ok(4096));
+        assert_eq!(write_what_fits(&mut Reader::new(&slices), &file, 4096), Err(Errno::EPERM));
+        assert_eq!(write_what_fits(&mut Reader::new(&slices), &file, 1024), Ok(3072));
+    }
 }
