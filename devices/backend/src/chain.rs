@@ -169,9 +169,11 @@ impl Writer<'_, '_> {
 #[derive(Default)]
 pub(crate) struct Pieces<'m> {
     pub(crate) readable: Vec<VolatileSlice<'m>>,
-    /// All of them, or with `outside` those behind the last one that is not in guest memory.
+    /// All of them, or those behind the last one that is not in guest memory.
     pub(crate) writable: Vec<VolatileSlice<'m>>,
-    /// A descriptor points outside guest memory. What is in the two lists is then not the request.
+    /// Those before the first one that is not in guest memory, if there is one.
+    before: Option<Vec<VolatileSlice<'m>>>,
+    /// A descriptor points outside guest memory. What is in the lists is then not the request.
     pub(crate) outside: bool,
     /// There was a descriptor for writing.
     writing: bool,
@@ -198,7 +200,7 @@ pub(crate) fn collect<'m>(
 ) -> Result<(), &'static str> {
     pieces.readable.clear();
     pieces.writable.clear();
-    (pieces.outside, pieces.writing) = (false, false);
+    (pieces.before, pieces.outside, pieces.writing) = (None, false, false);
     let (mut current, mut index) = (table, head);
     let mut indirect = false;
     // Holds for indirect tables too: no chain is longer than the queue (§2.7.5.3.1).
@@ -246,6 +248,11 @@ fn indirect_table(descriptor: Descriptor, limit: u16) -> Result<Table, &'static 
 }
 
 impl<'m> Pieces<'m> {
+    /// Those for writing before the first one that is not in guest memory.
+    pub(crate) fn before(&self) -> &[VolatileSlice<'m>] {
+        self.before.as_ref().unwrap_or(&self.writable)
+    }
+
     fn add(&mut self, memory: &'m GuestMemoryMmap, descriptor: Descriptor) -> Result<(), &'static str> {
         self.writing |= descriptor.is_write_only();
         let (list, access) = if descriptor.is_write_only() {
@@ -265,8 +272,12 @@ impl<'m> Pieces<'m> {
             .is_ok_and(|mut slices| slices.all(|slice| slice.map(|slice| list.push(slice)).is_ok()));
         if !inside {
             // Nothing of what was found in part.
-            list.truncate(if descriptor.is_write_only() { 0 } else { before });
+            list.truncate(before);
             self.outside = true;
+            if descriptor.is_write_only() {
+                let here = std::mem::take(&mut self.writable);
+                self.before.get_or_insert(here);
+            }
         }
         Ok(())
     }

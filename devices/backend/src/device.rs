@@ -205,12 +205,12 @@ pub trait Handler: Send {
     fn refuse(&mut self, writer: Writer<'_, '_>) -> Result<u32, &'static str>;
 
     /// Answers a request of which some buffer lies outside the memory that this device knows, as one in persistent memory
-    /// does, with this device's error. `writer` is what of its room lies behind the last such buffer. Without an answer,
-    /// as here, the ring breaks: right where no honest driver makes such a request.
+    /// does, with this device's error. Without an answer, as here, the ring breaks: right where no honest driver makes such
+    /// a request. Returns as `handle` does.
     ///
     /// # Errors
     /// When there is no answer to give.
-    fn refuse_outside(&mut self, _writer: Writer<'_, '_>) -> Result<(), &'static str> {
+    fn refuse_outside(&mut self, _request: Outside<'_, '_>) -> Result<u32, &'static str> {
         Err(OUTSIDE)
     }
 
@@ -219,6 +219,16 @@ pub trait Handler: Send {
     fn repeats(&self) -> bool {
         true
     }
+}
+
+/// What this device knows of a request of which some buffer lies outside its memory.
+pub struct Outside<'a, 'm> {
+    /// What the driver lets it read, without what is outside.
+    pub reader: Reader<'a, 'm>,
+    /// Its room before the first buffer that is outside; all of it if none of its room is.
+    pub before: Writer<'a, 'm>,
+    /// Its room behind the last such buffer; all of it if none is.
+    pub behind: Writer<'a, 'm>,
 }
 
 /// Fills a queue of buffers, on a thread of its own.

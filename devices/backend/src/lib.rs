@@ -41,7 +41,9 @@ mod vring;
 mod worker;
 
 pub use chain::{Reader, Writer};
-pub use device::{Arrival, Choice, Device, Handler, Holder, NOTHING_TO_SET, Needs, Receiver, Service, Turn};
+pub use device::{
+    Arrival, Choice, Device, Handler, Holder, NOTHING_TO_SET, Needs, Outside, Receiver, Service, Turn,
+};
 pub use error::Error;
 pub use file_io::{Durability, bytes_waiting, read_at, read_stream, take_event, write_at, write_stream};
 pub use inquiry::Inquiry;

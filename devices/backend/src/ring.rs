@@ -30,7 +30,7 @@ use crate::counters::QueueCounters;
 use crate::inflight::{BEGUN, InflightRing, Part, Taken};
 use crate::memory::{GuestPages, MemoryTable};
 use crate::pace::Lane;
-use crate::{Error, Handler, Reader, Writer, fault_point, log};
+use crate::{Error, Handler, Outside, Reader, Writer, fault_point, log};
 
 pub use arrivals::Room;
 
@@ -239,7 +239,8 @@ impl Ring {
         collect(memory, table, head, pieces).map_err(broken)?;
         let (reader, writer) = (Reader::new(&pieces.readable), Writer::new(&pieces.writable));
         if pieces.outside {
-            return handler.refuse_outside(writer).map(|()| 0).map_err(broken);
+            let request = Outside { reader, before: Writer::new(pieces.before()), behind: writer };
+            return handler.refuse_outside(request).map_err(broken);
         }
         if ended < REFUSED_AFTER {
             return handler.handle(self.features, reader, writer).map_err(broken);

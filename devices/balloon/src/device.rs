@@ -18,8 +18,8 @@ use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 
 use device_backend::{
-    Device, Error, GiveBackError, GuestPages, Handler, Holder, Inquiry, Kept, NOTHING_TO_SET, Reader,
-    Service, Turn, Writer, log_line,
+    Device, Error, GiveBackError, GuestPages, Handler, Holder, Inquiry, Kept, NOTHING_TO_SET, Outside,
+    Reader, Service, Turn, Writer, log_line,
 };
 use protocol::{BALLOON_ACTUAL, BALLOON_TARGET, BalloonOptions, Setting};
 
@@ -193,8 +193,8 @@ impl Handler for Giver {
     }
 
     /// Pages that are no memory of this process's, as those of persistent memory that the guest uses as RAM, stay as they are.
-    fn refuse_outside(&mut self, _writer: Writer<'_, '_>) -> Result<(), &'static str> {
-        Ok(())
+    fn refuse_outside(&mut self, _request: Outside<'_, '_>) -> Result<u32, &'static str> {
+        Ok(0)
     }
 }
 
@@ -232,8 +232,8 @@ impl Handler for Deflate {
     }
 
     /// Pages that are no memory of this process's, as those of persistent memory that the guest uses as RAM, stay as they are.
-    fn refuse_outside(&mut self, _writer: Writer<'_, '_>) -> Result<(), &'static str> {
-        Ok(())
+    fn refuse_outside(&mut self, _request: Outside<'_, '_>) -> Result<u32, &'static str> {
+        Ok(0)
     }
 }
 

@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use device_backend::{
-    Device, Durability, Error, Handler, Kept, NOTHING_TO_SET, Reader, Service, Writer, fault_point,
+    Device, Durability, Error, Handler, Kept, NOTHING_TO_SET, Outside, Reader, Service, Writer, fault_point,
 };
 use nix::errno::Errno;
 use protocol::{BlkOptions, Setting};
@@ -272,8 +272,9 @@ impl<M: Medium> Handler for BlkQueue<M> {
 
     /// With VIRTIO_BLK_S_IOERR, if the status itself can be written: an application that reads or writes past the page cache
     /// (O_DIRECT) into a file in persistent memory (DAX) has the guest's kernel make such requests.
-    fn refuse_outside(&mut self, writer: Writer<'_, '_>) -> Result<(), &'static str> {
-        self.refuse(writer).map(drop)
+    fn refuse_outside(&mut self, request: Outside<'_, '_>) -> Result<u32, &'static str> {
+        // Of its room from the beginning on nothing was written.
+        self.refuse(request.behind).map(|_| 0)
     }
 }
 

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use device_backend::{Device, Durability, Error, Handler, Reader, Service, Writer};
+use device_backend::{Device, Durability, Error, Handler, Outside, Reader, Service, Writer};
 use nix::errno::Errno;
 use protocol::FsOptions;
 
@@ -73,6 +73,9 @@ impl Device for Fs {
     }
 }
 
+/// The header of a request of which nothing is looked at.
+const UNKNOWN: InHeader = InHeader { length: 0, opcode: opcode::INTERRUPT, unique: 0, node: 0 };
+
 /// Any of the queues: each serves every operation.
 struct RequestQueue(Arc<Server>);
 
@@ -101,8 +104,15 @@ impl Handler for RequestQueue {
     /// With an I/O error, and without the number of the request, for nothing of it is looked at: the driver knows what it
     /// put into the buffer.
     fn refuse(&mut self, writer: Writer<'_, '_>) -> Result<u32, &'static str> {
-        let header = InHeader { length: 0, opcode: opcode::INTERRUPT, unique: 0, node: 0 };
-        answer(writer, &header, Err(Errno::EIO))
+        answer(writer, &UNKNOWN, Err(Errno::EIO))
+    }
+
+    /// With an I/O error: an application that reads or writes past the page cache (O_DIRECT) into a file in persistent memory
+    /// (DAX) has the guest's kernel make such requests.
+    fn refuse_outside(&mut self, request: Outside<'_, '_>) -> Result<u32, &'static str> {
+        let (mut bytes, mut reader) = ([0; IN_HEADER], request.reader);
+        let header = reader.read_exact(&mut bytes).map_or(UNKNOWN, |()| InHeader::from_bytes(&bytes));
+        answer(request.before, &header, Err(Errno::EIO))
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use device_backend::{Handler, Reader, Writer};
+use device_backend::{Handler, Outside, Reader, Writer};
 
 use crate::device::Net;
 use crate::wire::{GUEST_OFFLOADS, ack, class, feature};
@@ -85,8 +85,8 @@ impl Handler for Control {
         answer(writer, ack::ERR)
     }
 
-    fn refuse_outside(&mut self, writer: Writer<'_, '_>) -> Result<(), &'static str> {
-        answer(writer, ack::ERR).map(drop)
+    fn refuse_outside(&mut self, request: Outside<'_, '_>) -> Result<u32, &'static str> {
+        answer(request.behind, ack::ERR).map(|_| 0)
     }
 }
 

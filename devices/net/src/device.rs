@@ -12,7 +12,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use device_backend::{
-    Arrival, Choice, Device, Handler, Keeper, Kept, Needs, Reader, Receiver, Room, Service, Writer, log_line,
+    Arrival, Choice, Device, Handler, Keeper, Kept, Needs, Outside, Reader, Receiver, Room, Service, Writer,
+    log_line,
 };
 use nix::errno::Errno;
 use protocol::limits::USUAL_MTU;
@@ -323,8 +324,8 @@ impl Handler for Transmit {
 
     /// Lost, as any frame may be: of what an application sends without a copy (MSG_ZEROCOPY) parts may lie in persistent
     /// memory.
-    fn refuse_outside(&mut self, _writer: Writer<'_, '_>) -> Result<(), &'static str> {
-        Ok(())
+    fn refuse_outside(&mut self, _request: Outside<'_, '_>) -> Result<u32, &'static str> {
+        Ok(0)
     }
 
     /// Lost rather than sent twice.

@@ -11,7 +11,9 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use device_backend::{Arrival, Device, Error, Handler, Kept, Needs, Reader, Receiver, Room, Service, Writer};
+use device_backend::{
+    Arrival, Device, Error, Handler, Kept, Needs, Outside, Reader, Receiver, Room, Service, Writer,
+};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use protocol::VsockOptions;
 
@@ -167,6 +169,16 @@ impl Handler for Transmit {
     }
 
     fn refuse(&mut self, _writer: Writer<'_, '_>) -> Result<u32, &'static str> {
+        Ok(0)
+    }
+
+    /// Of what an application sends without a copy (MSG_ZEROCOPY) parts may lie in persistent memory: its connection ends,
+    /// for a stream has no gaps, and no other.
+    fn refuse_outside(&mut self, request: Outside<'_, '_>) -> Result<u32, &'static str> {
+        let (mut bytes, mut reader) = ([0; Header::SIZE], request.reader);
+        if reader.read_exact(&mut bytes).is_ok() {
+            self.0.switch().lose(Header::parse(&bytes));
+        }
         Ok(0)
     }
 }

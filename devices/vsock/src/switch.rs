@@ -77,6 +77,20 @@ impl Switch {
         self.wake();
     }
 
+    /// The guest has sent a packet whose bytes cannot be read: its connection is reset, on both sides.
+    pub fn lose(&mut self, header: Header) {
+        match parse(header, usize::try_from(header.len).unwrap_or(usize::MAX), self.cid) {
+            Err(Refused::Ignored) => {}
+            Err(Refused::Answered(reset)) => self.table.owe(reset),
+            Ok(packet) => match self.table.find(&packet.key) {
+                Some(index) => self.reset(index),
+                None if packet.request == Request::Reset => {}
+                None => self.table.owe(Reset::of(packet.key)),
+            },
+        }
+        self.wake();
+    }
+
     fn wake(&mut self) {
         if self.asleep && (self.table.has_work() || self.clients) {
             self.asleep = false;

@@ -63,6 +63,16 @@ fn chains_that_go_round_or_leave_their_table_end() {
     }
 }
 
+/// Writable bytes before the first buffer that is outside, and behind the last.
+fn around(entries: &[Entry]) -> (usize, usize) {
+    let memory = memory();
+    put(&memory, TABLE.address.0, entries);
+    let mut pieces = Pieces::default();
+    collect(&memory, TABLE, 0, &mut pieces).unwrap();
+    assert!(pieces.outside);
+    (Writer::new(pieces.before()).remaining(), Writer::new(&pieces.writable).remaining())
+}
+
 #[test]
 fn lengths_and_addresses_that_are_not_there_are_outside() {
     for (address, length) in [
@@ -82,9 +92,24 @@ fn lengths_and_addresses_that_are_not_there_are_outside() {
             assert!(outside, "{address:#x} {length:#x}");
         }
     }
-    // What is found before does not count either, as far as it is for writing: nobody writes half an answer.
+    // What is found before does not count either, as far as it is for writing, but for whoever answers there.
     let half = [(BUFFER, 16, WRITE | NEXT, 1), (END, 16, WRITE, 0)];
     assert_eq!(collected(&half, &[]), Ok((true, 0, 0)));
+    assert_eq!(around(&half), (16, 0));
+    let between = [(END, 8, WRITE), (BUFFER, 4, WRITE), (END, 8, WRITE), (BUFFER, 2, WRITE)];
+    let links = |parts: &[(u64, u32, u16)]| {
+        let last = parts.len() - 1;
+        let link = |(at, (address, length, flags)): (usize, &(u64, u32, u16))| {
+            let next = if at == last { 0 } else { NEXT };
+            (*address, *length, flags | next, u16::try_from(at + 1).unwrap())
+        };
+        parts.iter().enumerate().map(link).collect::<Vec<Entry>>()
+    };
+    assert_eq!(around(&links(&between)), (0, 2));
+    let first_and_last = [(BUFFER, 8, WRITE), (BUFFER, 8, WRITE), (END, 8, WRITE), (BUFFER, 3, WRITE)];
+    assert_eq!(around(&links(&first_and_last)), (16, 3));
+    let for_reading = [(END, 8, 0), (BUFFER, 8, WRITE)];
+    assert_eq!(around(&links(&for_reading)), (8, 8), "of the room nothing is outside");
     assert_eq!(collected(&[(0x3FF0, 0x20, 0, 0)], &[]), Ok((false, 0x20, 0)), "over two regions");
     assert_eq!(collected(&[(0, 0x8000, WRITE, 0)], &[]), Ok((false, 0, 0x8000)));
     assert_eq!(collected(&[(u64::MAX, 0, 0, 0)], &[]), Ok((false, 0, 0)), "nothing is nowhere");

@@ -4,7 +4,7 @@ use crate::front_end::driver::{BUFFERS, Driver, Queue, WRITE};
 
 /// Where requests and answers lie in guest memory.
 const REQUEST: u64 = BUFFERS;
-const ANSWER: u64 = BUFFERS + 0x20_0000;
+pub const ANSWER: u64 = BUFFERS + 0x20_0000;
 const ROOM: u32 = 0x10_0000;
 
 /// Answers: what is behind the header, or the number of an error.
@@ -105,6 +105,22 @@ impl<'d> Client<'d> {
         self.driver.offer(&mut self.queue, &[0]);
         let (_, used) = self.driver.used(&mut self.queue);
         (used, self.driver.look(ANSWER, used as usize))
+    }
+
+    /// A request of which these parts are behind its header and those in its answer, wherever they lie. The error of the
+    /// answer.
+    pub fn ask_of(&mut self, opcode: u32, node: u64, behind: &[(u64, u32, u16)]) -> i32 {
+        self.unique += 2;
+        let mut request: Vec<u8> = [0, opcode].iter().flat_map(|word| word.to_le_bytes()).collect();
+        request
+            .extend([self.unique, node, pair(1000, 1000), 4711].iter().flat_map(|field| field.to_le_bytes()));
+        self.driver.put(REQUEST, &request);
+        self.driver.chain(self.queue.table(), 0, &[&[(REQUEST, 40, 0)], behind].concat());
+        self.driver.offer(&mut self.queue, &[0]);
+        assert_eq!(self.driver.used(&mut self.queue), (0, 16));
+        let answer = self.driver.look(ANSWER, 16);
+        assert_eq!((word(&answer, 0), long(&answer, 8)), (16, self.unique));
+        word(&answer, 4).cast_signed()
     }
 
     fn entry(&mut self, opcode: u32, node: u64, body: &[u8]) -> Result<Entry, i32> {

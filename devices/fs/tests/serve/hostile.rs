@@ -5,16 +5,19 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, symlink};
 
 use nix::libc::{
-    EACCES, EFBIG, EINVAL, ELOOP, EMFILE, ENFILE, ENOENT, ENOSYS, ENOTDIR, EOPNOTSUPP, ESTALE, O_NONBLOCK,
-    O_RDONLY, O_RDWR, O_WRONLY,
+    EACCES, EFBIG, EINVAL, EIO, ELOOP, EMFILE, ENFILE, ENOENT, ENOSYS, ENOTDIR, EOPNOTSUPP, ESTALE,
+    O_NONBLOCK, O_RDONLY, O_RDWR, O_WRONLY,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::Mode;
 
-use crate::client::{Client, body, long, pair, word};
-use crate::front_end::driver::Driver;
+use crate::client::{ANSWER, Client, body, long, pair, word};
+use crate::front_end::driver::{BUFFERS, Driver, MEMORY, WRITE};
 use crate::{MODE, Place, ROOT, ends_well, started};
+
+/// Where a request's fields lie that are apart from its header.
+const FIELDS: u64 = BUFFERS + 0x1000;
 
 #[test]
 fn no_name_and_no_link_leads_out() {
@@ -134,6 +137,31 @@ fn numbers_that_were_never_given_are_stale_and_requests_that_are_none_are_answer
     let (used, answer) = client.raw(&[0; 40]);
     assert_eq!((used, word(&answer, 4).cast_signed()), (16, -ENOSYS));
     assert_eq!(client.attributes(file.node).unwrap().size, 4);
+    drop(client);
+    ends_well(device);
+}
+
+/// What a guest's kernel makes of direct I/O between a file here and one in persistent memory.
+#[test]
+fn a_transfer_to_memory_of_others_is_an_io_error_and_the_queue_goes_on() {
+    let place = Place::new();
+    fs::write(place.shared().join("file"), "text").unwrap();
+    let device = started(&place.shared(), &[]);
+    let mut client = Client::new(Driver::new(&device), true);
+    let file = client.lookup(ROOT, "file").unwrap();
+    let handle = client.open(file.node, O_RDWR).unwrap();
+    let fields = body(&[handle, 0, pair(4096, 0), 0, 0], b"");
+    client.driver.put(FIELDS, &fields);
+    for beyond in [MEMORY, MEMORY - 8, 20 << 30] {
+        let read = [(FIELDS, 40, 0), (ANSWER, 16, WRITE), (beyond, 4096, WRITE)];
+        assert_eq!(client.ask_of(15, file.node, &read), -EIO, "{beyond:#x}");
+        let parts = [read[0], read[1], (ANSWER + 16, 100, WRITE), read[2], (ANSWER + 116, 100, WRITE)];
+        assert_eq!(client.ask_of(15, file.node, &parts), -EIO, "{beyond:#x}");
+        let write = [(FIELDS, 40, 0), (beyond, 4096, 0), (ANSWER, 16, WRITE)];
+        assert_eq!(client.ask_of(16, file.node, &write), -EIO, "{beyond:#x}");
+    }
+    assert_eq!(client.read(file.node, handle, 0, 4096).unwrap(), b"text");
+    assert_eq!(place.text("file"), "text");
     drop(client);
     ends_well(device);
 }

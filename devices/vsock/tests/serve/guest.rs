@@ -73,6 +73,15 @@ impl<'d> Guest<'d> {
         assert_eq!(self.driver.used(&mut self.transmit), (0, 0));
     }
 
+    /// Sends a packet with 16 bytes that lie there, in memory that the device does not know.
+    pub fn send_from_memory_of_others(&mut self, header: Header, beyond: u64) {
+        self.driver.put(OUT, &Header { len: 16, ..header }.bytes());
+        let size = u32::try_from(Header::SIZE).unwrap();
+        self.driver.chain(self.transmit.table(), 0, &[(OUT, size, 0), (beyond, 16, 0)]);
+        self.driver.offer(&mut self.transmit, &[0]);
+        assert_eq!(self.driver.used(&mut self.transmit), (0, 0));
+    }
+
     /// The next packet from the host.
     pub fn next(&mut self) -> (Header, Vec<u8>) {
         self.kept.pop_front().unwrap_or_else(|| self.arrival())

@@ -4,7 +4,7 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
-use crate::front_end::driver::Driver;
+use crate::front_end::driver::{Driver, MEMORY};
 use crate::guest::{CID, Guest, packet};
 use crate::wire::{Header, op};
 use crate::{Place, accepted, ends_well, patient, port, read, started};
@@ -62,6 +62,32 @@ fn packets_that_are_none_change_nothing() {
         assert_eq!(guest.expect(op::RST).src_port, host);
         assert_eq!(client.read(&mut [0]).unwrap(), 0);
     }
+    ends_well(device);
+}
+
+/// What a guest's kernel makes of what is sent without a copy from persistent memory.
+#[test]
+fn data_in_memory_of_others_ends_its_connection_and_no_other() {
+    let place = Place::new();
+    let device = started(&place);
+    let mut guest = Guest::new(Driver::new(&device));
+    let (other, unmoved) = accepted(&place, &mut guest, 1 << 20);
+    for beyond in [MEMORY, MEMORY - 8, 20 << 30, u64::MAX - 7] {
+        let (client, host) = accepted(&place, &mut guest, 1 << 20);
+        guest.send(packet(op::RW, host, 9), b"before");
+        guest.send_from_memory_of_others(packet(op::RW, host, 9), beyond);
+        while guest.next_of(host, 9).0.op != op::RST {}
+        let mut heard = Vec::new();
+        let _ = (&client).read_to_end(&mut heard);
+        assert_eq!(heard, b"before", "and not what comes after a gap");
+        // Of one that there is not, and of none at all.
+        guest.send_from_memory_of_others(packet(op::RW, host, 9), beyond);
+        assert_eq!(guest.next_of(host, 9).0.op, op::RST);
+        guest.send_from_memory_of_others(packet(op::RST, host, 9), beyond);
+        guest.send_from_memory_of_others(Header { src_cid: 7, ..packet(op::RW, host, 9) }, beyond);
+    }
+    guest.send(packet(op::RW, unmoved, 9), b"unmoved");
+    assert_eq!(read(&other, 7), b"unmoved");
     ends_well(device);
 }
 
