@@ -25,7 +25,7 @@ use crate::system_calls::{
 use crate::{Error, Program, Stage, capabilities, process, seccomp};
 
 pub use crate::seccomp::place;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 /// A system call that a list does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,10 +49,12 @@ pub enum Side {
     Tracer(Tracer),
 }
 
-/// The traced copy, and what descends from it. Dropping it kills nobody; ending this process does.
+/// The traced copy, which waits until it is [run](Tracer::run), and what descends from it. Dropping it before that ends the
+/// copy, and later nobody; ending this process kills all.
 #[derive(Debug)]
 pub struct Tracer {
     launcher: Child,
+    let_go: OwnedFd,
 }
 
 /// What is passed on to the launcher when somebody sends it here.
@@ -92,14 +94,13 @@ pub fn split() -> Result<Side, Error> {
                 launcher.wait()?;
                 return Err(failed("trace it")(errno));
             }
-            write(&let_go, &[1]).map_err(failed("let it go"))?;
-            Ok(Side::Tracer(Tracer { launcher }))
+            Ok(Side::Tracer(Tracer { launcher, let_go }))
         }
     }
 }
 
 impl Tracer {
-    /// Traces until all have ended; how the launcher did.
+    /// Lets the copy go, and traces until all have ended; how the launcher did.
     pub fn run(self, mut on_call: impl FnMut(Call)) -> Result<Ended, Error> {
         let failed = |step| move |errno| Error::Confine { step, errno };
         // Nothing that it does from here on takes a right.
@@ -110,6 +111,7 @@ impl Tracer {
         let set: SigSet = PASSED_ON.into_iter().chain([Signal::SIGCHLD]).collect();
         set.thread_block().map_err(failed("block signals"))?;
         let signals = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC).map_err(failed("make a signalfd"))?;
+        write(&self.let_go, &[1]).map_err(failed("let the launcher go"))?;
         let mut ended = Ended::Exited(1);
         loop {
             match next_of_traced() {

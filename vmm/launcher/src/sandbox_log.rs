@@ -39,6 +39,7 @@ pub fn split() -> Result<Option<Outcome>, Error> {
         Side::Traced => return Ok(None),
         Side::Tracer(tracer) => tracer,
     };
+    // Before the launcher goes on: it is the first word of all.
     report::say(
         "--sandbox-log: SECCOMP REFUSES NOTHING in this run; what a policy does not list is listed here, and done. \
          The other layers hold. Not for a guest that is not trusted",
