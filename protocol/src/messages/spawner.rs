@@ -26,8 +26,6 @@ const SPAWNED_LEFT: u16 = 2;
 const FAILED_LEFT: u16 = 1;
 /// So many attempts there are to spawn one program.
 const MOST_LEFT: u8 = 2;
-/// Descriptors of one that was spawned.
-const SPAWNED_FDS: usize = 4;
 
 /// What the launcher tells its spawner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +103,9 @@ pub struct SpawnFailed {
 }
 
 impl Spawned {
+    /// Its own descriptors, before those of the ones that came to nothing.
+    pub const FDS: usize = 4;
+
     /// What does not fit of `lacking` is cut.
     #[must_use]
     pub fn new(device: u8, pid: i32, lacking: &[String], left: u8) -> Self {
@@ -215,7 +216,7 @@ impl Message for FromSpawner {
 
     fn fds(&self) -> usize {
         match self {
-            Self::Spawned(spawned) => SPAWNED_FDS.saturating_add(spawned.left.into()),
+            Self::Spawned(spawned) => Spawned::FDS.saturating_add(spawned.left.into()),
             Self::Connected(_) => 1,
             Self::Failed(failed) => failed.left.into(),
             Self::NotConnected(_) => 0,

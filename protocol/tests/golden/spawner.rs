@@ -21,14 +21,11 @@ fn launcher_to_spawner_and_back() {
     golden(&ToSpawner::Connect(Connect { slot: 3 }), 0x0502, "0300");
     golden(&FromSpawner::Connected(Connect { slot: 3 }), 0x0603, "0300");
     let failure = Failure::new(FailureKind::Device, "no");
-    golden(
-        &FromSpawner::NotConnected(NotConnected { slot: 3, failure: failure.clone() }),
-        0x0604,
-        "0307026e6f00",
-    );
+    golden(&FromSpawner::NotConnected(NotConnected { slot: 3, failure }), 0x0604, "0307026e6f00");
+    let failure = Failure::new(FailureKind::Sandbox, "no");
     let failed = |left| FromSpawner::Failed(SpawnFailed { device: 2, failure: failure.clone(), left });
-    golden(&failed(0), 0x0602, "0207026e6f00");
-    golden(&failed(2), 0x0602, "0207026e6f01010102");
+    golden(&failed(0), 0x0602, "0206026e6f00");
+    golden(&failed(2), 0x0602, "0206026e6f01010102");
     assert_eq!((failed(0).fds(), failed(2).fds()), (0, 2));
     assert!(failed(3).encode().is_err(), "there are two attempts");
 }

@@ -18,9 +18,6 @@ use super::{State, Supervisor};
 use crate::report;
 use crate::spawn::Process;
 
-/// The descriptors of a process that the spawner has spawned.
-const SPAWNED_FDS: usize = 4;
-
 impl Supervisor {
     /// Whether devices are recovered: neither before the machine runs nor once its end has begun.
     pub(super) fn recovers(&self) -> bool {
@@ -321,12 +318,12 @@ impl Supervisor {
     }
 
     fn on_spawned(&mut self, spawned: Spawned, mut fds: Vec<OwnedFd>) {
-        let left = fds.split_off(fds.len().min(SPAWNED_FDS));
+        let left = fds.split_off(fds.len().min(Spawned::FDS));
         self.take_over_the_dead(left);
         // Answers come in the order of the requests.
         let Some((device, second)) = self.asked.pop_front() else { return };
         // As many as the message has, which `protocol` has seen to.
-        let Ok([pidfd, control, log, front_end]) = <[OwnedFd; SPAWNED_FDS]>::try_from(fds) else { return };
+        let Ok([pidfd, control, log, front_end]) = <[OwnedFd; Spawned::FDS]>::try_from(fds) else { return };
         let Ok(control) = Channel::from_fd(control) else { return };
         let Some(index) = self.devices.get(device).and_then(|device| device.process) else { return };
         let Some(process) = self.processes.all.get_mut(index) else { return };
