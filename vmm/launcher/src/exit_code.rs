@@ -35,7 +35,7 @@ const TABLE: [(Code, &str); 12] = [
     (Code::PoweredOff, "the guest powered off"),
     (Code::Internal, "internal error"),
     (Code::Usage, "arguments or configuration cannot be used"),
-    (Code::Resource, "a file, device node or socket, or the guest's memory, could not be had"),
+    (Code::Resource, "a file, device node or socket, the guest's memory, or a process, could not be had"),
     (Code::Kernel, "the kernel or initrd is unusable"),
     (Code::Kvm, "KVM is missing, not permitted or lacks a capability"),
     (Code::Sandbox, "a required layer of the sandbox is missing"),
